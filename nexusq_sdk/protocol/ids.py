@@ -1,0 +1,55 @@
+"""Task and batch ids.
+
+An id is a UUIDv7 (RFC 9562, section 5.7): it sorts by the time at which it was made. The tasks of a batch are
+``<batch id>-<index>``, so that no list of members has to be kept, and a chunk that is posted twice
+carries the same ids.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_ID = re.compile(_UUID)
+_TASK_ID = re.compile(rf"({_UUID})(?:-(0|[1-9][0-9]{{0,9}}))?")
+
+
+def new_id() -> str:
+    """Make a UUIDv7: 48 bits of Unix milliseconds, then 74 random bits."""
+    random = int.from_bytes(os.urandom(10))
+    value = (time.time_ns() // 1_000_000 & (1 << 48) - 1) << 80
+    value |= 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1
+    return str(uuid.UUID(int=value))
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` is the id of a batch or of a single task: a UUID in lower case."""
+    return _ID.fullmatch(text) is not None
+
+
+def is_task_id(text: str) -> bool:
+    """Whether `text` is a task's id: a UUID, or in a batch ``<UUID>-<index>``."""
+    return _TASK_ID.fullmatch(text) is not None
+
+
+def task_id(batch_id: str, index: int) -> str:
+    """Name the task that is row `index` (from 0) of a batch."""
+    return f"{batch_id}-{index}"
+
+
+def split_task_id(task_id: str) -> tuple[str, int] | None:
+    """Give ``(batch id, index)`` of a batch's task, or None for a task that stands alone.
+
+    Raises
+    ------
+    ValueError
+        If `task_id` is not a task's id.
+    """
+    match = _TASK_ID.fullmatch(task_id)
+    if match is None:
+        raise ValueError(f"expected a task id, <uuid> or <uuid>-<index>, got {task_id!r}")
+    batch_id, index = match.groups()
+    return None if index is None else (batch_id, int(index))

@@ -1,0 +1,213 @@
+"""What travels over HTTP and Kafka, one type each: snake_case here, camelCase on the wire.
+
+SDK and server use the same types, so that neither can drift from the other. A field whose value is a time says
+its unit: ``…At`` is an RFC 3339 timestamp in UTC, ``…Us`` whole microseconds since 1970, ``…Seconds`` seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from nexusq_sdk.protocol.words import Status
+
+
+class Strict(Struct, rename="camel", kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a client sends: an unknown field is refused, since it is most likely a misspelt one."""
+
+
+class Answer(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """What the server sends: unknown fields are passed over, so that an older SDK reads a newer server."""
+
+
+class Options(Strict, frozen=True):
+    """How a task or every task of a batch is to be handled."""
+
+    queue: str | None = None
+    result_ttl_seconds: float | None = None
+    allow_unknown: bool = False
+
+
+class SubmitTask(Strict):
+    """``POST /tasks``: one task. The id is the client's, so that a repeated post submits nothing twice."""
+
+    task_type: str
+    payload: Raw
+    task_id: str | None = None
+    options: Options | None = None
+
+
+class Submitted(Answer, omit_defaults=False):
+    """``POST /tasks`` → 202: from here on the task is safe in Kafka."""
+
+    task_id: str
+    status: Status
+
+
+class SubmitChunk(Strict):
+    """``POST /batches``: rows ``first_index``, ``first_index + 1``, … of a batch, each a payload.
+
+    The chunk that is marked `last` closes the batch: its size is then known.
+    """
+
+    task_type: str
+    payloads: list[Raw]
+    batch_id: str | None = None
+    first_index: int = 0
+    last: bool = True
+    options: Options | None = None
+
+
+class ChunkAccepted(Answer, omit_defaults=False):
+    """``POST /batches`` → 202."""
+
+    batch_id: str
+    first_index: int
+    accepted: int
+    closed: bool
+
+
+class TaskError(Answer, omit_defaults=False):
+    """Why a task failed: the exception's type and message, and the worker's traceback as text."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class TaskView(Answer):
+    """``GET /tasks/{taskId}``: everything that is known of a task."""
+
+    task_id: str
+    task_type: str
+    status: Status
+    payload: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: TaskError | None = None
+    attempt: int = 0
+    worker: str | None = None
+    queue: str | None = None
+    batch_id: str | None = None
+    submitted_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class BatchView(Answer, omit_defaults=False):
+    """``GET /batches/{id}``: the batch's counters.
+
+    `size` is the number of tasks accepted so far, the whole number once `closed`.
+    `rate_per_second` is that of tasks ended since the first one began.
+    """
+
+    batch_id: str
+    task_type: str
+    queue: str
+    size: int
+    closed: bool
+    counts: dict[str, int]
+    rate_per_second: float
+    submitted_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class TaskPage(Answer, omit_defaults=False):
+    """``GET /batches/{id}/tasks`` and ``GET /tasks``: tasks by columns, all of one length.
+
+    The columns are named in `COLUMNS`. Ask for the next page with `next_cursor`; null: this was the last one.
+    """
+
+    columns: dict[str, list[Any]]
+    next_cursor: str | None = None
+
+
+#: The columns of a `TaskPage`, in their order. ``status`` null: the task's state has expired.
+COLUMNS = (
+    "taskId",
+    "taskType",
+    "status",
+    "result",
+    "error",
+    "attempt",
+    "worker",
+    "submittedUs",
+    "startedUs",
+    "finishedUs",
+)
+#: A further column, only where it is asked for: it is as large as what was submitted.
+PAYLOAD_COLUMN = "payload"
+
+
+class TaskType(Answer, omit_defaults=False):
+    """One entry of ``GET /task-types``: what workers have offered, live or not."""
+
+    task_type: str
+    description: str
+    payload_schema: dict[str, Any]
+
+
+class TaskTypes(Answer, omit_defaults=False):
+    """``GET /task-types``."""
+
+    task_types: list[TaskType]
+
+
+class WorkerView(Answer, omit_defaults=False):
+    """One live worker."""
+
+    worker: str
+    queues: list[str]
+    task_types: list[str]
+    concurrency: int
+    running: int
+    settled: int
+    rejected: int
+    started_at: datetime
+
+
+class Workers(Answer, omit_defaults=False):
+    """``GET /workers``."""
+
+    workers: list[WorkerView]
+
+
+class FieldError(Answer, omit_defaults=False):
+    """One fault in what was sent: in which row of a batch (null for a single task), at which field, what."""
+
+    message: str
+    field: str = ""
+    row: int | None = None
+
+
+class Problem(Answer, omit_defaults=False):
+    """A problem document (RFC 9457), ``application/problem+json``: what every error is answered with."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] = []
+
+
+class Record(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """The value of a Kafka record: JSON that another language can write; unknown fields are passed over."""
+
+    task_id: str
+    task_type: str
+    payload: Raw
+    batch_id: str | None = None
+    attempt: int = 1
+    options: Options | None = None
+
+
+class DeadLetter(Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """The value of a record on ``task-queue.dead``: why, where from, and the record's bytes or its text."""
+
+    reason: str
+    topic: str
+    partition: int
+    offset: int
+    record: str

@@ -1,0 +1,109 @@
+"""Every setting of the server in one class: from flags, then the environment (``NEXUSQ_*``), then the defaults.
+
+Wrong values are named one a line, with what was expected. ``nexusq settings`` lists them all.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE, QUEUE, RESERVED_QUEUES
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+
+
+class SettingsError(ValueError):
+    """Settings that can't be used; the message has a line for each."""
+
+
+def parse_duration(value: Any) -> timedelta:
+    """Read ``500ms``, ``10s``, ``5m``, ``2h``, ``1d`` (the unit is never left out) as a timedelta above zero."""
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.fullmatch(str(value).strip())
+    if match is None or float(match[1]) == 0:
+        raise ValueError("expected a time above zero with its unit, such as 500ms, 10s, 5m, 2h or 1d")
+    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """What the API and the workers are told. Each field's description is what ``nexusq settings`` prints."""
+
+    model_config = SettingsConfigDict(env_prefix="NEXUSQ_", frozen=True, extra="ignore")
+
+    kafka: Names = Field(("127.0.0.1:9092",), description="Kafka's bootstrap servers, host:port, comma-separated")
+    redis: str = Field("redis://127.0.0.1:6379/0", description="Redis's URL")
+    partitions: int = Field(8, ge=1, le=1000, description="partitions of a topic that NexusQ creates")
+    replication: int = Field(1, ge=1, le=7, description="replicas of a topic that NexusQ creates")
+
+    host: str = Field("127.0.0.1", description="address that the API listens on")
+    port: int = Field(8000, ge=0, le=65535, description="port that the API listens on; 0: a free one")
+    max_body_mib: int = Field(64, ge=1, le=1024, description="largest body that the API reads, unpacked, in MiB")
+    submit_timeout: Duration = Field(timedelta(seconds=10), description="how long a submit waits for Kafka before 503")
+
+    tasks: Names = Field((), description="modules with @task functions that the worker imports, comma-separated")
+    queues: Names = Field((DEFAULT_QUEUE,), description="queues that the worker serves, comma-separated")
+    concurrency: int = Field(8, ge=1, le=1000, description="tasks that a worker runs at once, each in a thread")
+    lease: Duration = Field(timedelta(seconds=10), description="a worker silent for so long is taken for dead")
+    grace: Duration = Field(timedelta(seconds=30), description="how long a stopping worker waits for running tasks")
+
+    result_ttl: Duration = Field(timedelta(days=1), description="how long the state of an ended task is kept")
+    gone_ttl: Duration = Field(timedelta(days=7), description="how long an expired id is then known as expired")
+    max_result_kib: int = Field(512, ge=1, le=65536, description="largest result of a task, in KiB of JSON")
+
+    smtp_host: str = Field("", description="EMAIL_SEND: mail server; empty: EMAIL_SEND is not offered")
+    smtp_port: int = Field(587, ge=1, le=65535, description="EMAIL_SEND: its port")
+    smtp_starttls: bool = Field(True, description="EMAIL_SEND: whether to encrypt by STARTTLS")
+    smtp_user: str = Field("", description="EMAIL_SEND: login; empty: none")
+    smtp_password: str = Field("", description="EMAIL_SEND: password", repr=False)
+    smtp_from: str = Field("nexusq@localhost", description="EMAIL_SEND: sender unless the payload names one")
+    http_hosts: Names = Field((), description="HTTP_REQUEST: hosts it may call; empty: HTTP_REQUEST is not offered")
+
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="what is logged to stderr")
+
+    @field_validator("queues")
+    @classmethod
+    def _queue_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if QUEUE.fullmatch(name) is None or name in RESERVED_QUEUES:
+                raise ValueError(
+                    f"expected a queue to be a name such as 'reports' (a-z, 0-9, '_', '-'; not {sorted(RESERVED_QUEUES)}), "
+                    f"got {name!r}"
+                )
+        if not value:
+            raise ValueError("expected at least one queue")
+        return value
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Read the settings; flags that are None count as not given.
+
+    Raises
+    ------
+    SettingsError
+        Naming every setting that is wrong, where it came from, and what was expected.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            name = str(fault["loc"][0])
+            source = f"--{name.replace('_', '-')}" if name in given else f"NEXUSQ_{name.upper()}"
+            lines.append(f"{source}: {fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}")
+        raise SettingsError("\n".join(lines)) from None
