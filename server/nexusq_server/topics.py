@@ -1,0 +1,148 @@
+"""Kafka's side of the wire: the names of topics and groups, a task as a record's bytes and back, clients.
+
+Called from any thread; keeps no state.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from nexusq_sdk.protocol import ids
+from nexusq_sdk.protocol.wire import Options, Record
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TASK_TYPE
+from nexusq_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DEAD_LETTERS = "task-queue.dead"
+#: How long a process waits for Kafka at its start before it gives up.
+START_TIMEOUT = timedelta(seconds=30)
+
+
+class RecordError(ValueError):
+    """A record that is no NexusQ task; the message says why."""
+
+
+def topic(queue: str) -> str:
+    """Name the topic of a queue."""
+    return "task-queue" if queue == DEFAULT_QUEUE else f"task-queue.{queue}"
+
+
+def group(queue: str) -> str:
+    """Name the consumer group that shares a queue's topic out among its workers."""
+    return "nexusq-workers" if queue == DEFAULT_QUEUE else f"nexusq-workers.{queue}"
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Record).decode
+
+
+def encode_record(task_id: str, task_type: str, payload: Any, options: Options | None) -> bytes:
+    """Encode a task as its record's value. `payload` is JSON already (bytes or `msgspec.Raw`).
+
+    A batch's id is not written: the task's id says it, and a record is written once a task.
+    """
+    head = b'{"taskId":"%b","taskType":"%b","payload":' % (task_id.encode(), task_type.encode())
+    tail = b"}" if options is None else b',"options":%b}' % _encode(options)
+    return head + bytes(payload) + tail
+
+
+def decode_record(value: bytes | None) -> Record:
+    """Decode a record's value, whoever wrote it.
+
+    Raises
+    ------
+    RecordError
+        If it is not a task: no JSON, a field missing or of a wrong type, an id or a task type that is none.
+    """
+    if not value:
+        raise RecordError("expected a task as JSON, got an empty record")
+    try:
+        record = _decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RecordError(f"expected a task as JSON: {error}") from error
+    if not ids.is_task_id(record.task_id):
+        raise RecordError(f"expected taskId to be <uuid> or <uuid>-<index> in lower case, got {record.task_id!r}")
+    if TASK_TYPE.fullmatch(record.task_type) is None:
+        raise RecordError(f"expected taskType to be a name such as 'EMAIL_SEND', got {record.task_type!r}")
+    if record.attempt < 1:
+        raise RecordError(f"expected attempt to be 1 or more, got {record.attempt}")
+    return record
+
+
+def connect_producer(settings: Settings) -> KafkaProducer:
+    """Connect a producer that acknowledges only what every in-sync replica has, in order and without duplicates.
+
+    Batches are large because many tasks are produced at once and the answer waits for all of them anyway.
+    """
+    timeout = int(settings.submit_timeout.total_seconds() * 1000)
+    return KafkaProducer(
+        bootstrap_servers=list(settings.kafka),
+        acks="all",
+        batch_size=256 * 1024,
+        linger_ms=0,
+        max_block_ms=timeout,
+        request_timeout_ms=timeout,
+        delivery_timeout_ms=timeout,
+        bootstrap_timeout_ms=int(START_TIMEOUT.total_seconds() * 1000),
+        reconnect_backoff_max_ms=1000,
+        allow_auto_create_topics=False,
+        metrics_enabled=False,
+    )
+
+
+def ensure_topics(settings: Settings, queues: Iterable[str]) -> None:
+    """Create the topics of `queues` and the dead letters' where they are missing. Safe to call at any time."""
+    names = [topic(queue) for queue in queues] + [DEAD_LETTERS]
+    admin = KafkaAdminClient(
+        bootstrap_servers=list(settings.kafka),
+        bootstrap_timeout_ms=int(START_TIMEOUT.total_seconds() * 1000),
+    )
+    try:
+        present = set(admin.list_topics())
+        missing = {
+            name: {
+                "num_partitions": 1 if name == DEAD_LETTERS else settings.partitions,
+                "replication_factor": settings.replication,
+            }
+            for name in names
+            if name not in present
+        }
+        if missing:
+            try:
+                admin.create_topics(missing, wait_for_metadata=True)
+            except TopicAlreadyExistsError:
+                # Another process was quicker with one of them: the rest may still be missing.
+                log.debug("a topic of %s was made by another process", sorted(missing))
+                for name, options in missing.items():
+                    _create_one(admin, name, options)
+    finally:
+        admin.close()
+
+
+def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, int]) -> None:
+    try:
+        admin.create_topics({name: options}, wait_for_metadata=True)
+    except TopicAlreadyExistsError:
+        log.debug("%s is there already", name)
+
+
+__all__ = [
+    "DEAD_LETTERS",
+    "START_TIMEOUT",
+    "KafkaError",
+    "RecordError",
+    "connect_producer",
+    "decode_record",
+    "encode_record",
+    "ensure_topics",
+    "group",
+    "topic",
+]
