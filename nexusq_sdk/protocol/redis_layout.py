@@ -12,7 +12,8 @@ TASK = "nexusq:task:"
 queue (unless default), ttl (seconds the state is kept once ended), submittedUs, startedUs, finishedUs."""
 
 BATCH = "nexusq:batch:"
-"""HASH of one batch: taskType, queue, size, closed, submittedUs, startedUs, finishedUs, ttl and a count a status."""
+"""HASH of one batch: taskType, queue, size, closed, submittedUs, startedUs, lastUs (of the latest outcome so far),
+finishedUs (once closed and all ended), ttl, and a count a status."""
 
 WORKER = "nexusq:worker:"
 """HASH of one worker; it expires unless the worker renews it: while it is there, the worker lives (its lease)."""
@@ -28,6 +29,9 @@ TYPES = "nexusq:types"
 
 RECENT = "nexusq:recent"
 """ZSET id of a single task or of a batch → submittedUs: what ``GET /tasks`` walks, newest first."""
+
+DURABLE = "nexusq:durable"
+"""STRING that workers write to learn what is on Redis's disk (`WAITAOF` waits for a write of one's own)."""
 
 
 def task_key(task_id: str) -> str:

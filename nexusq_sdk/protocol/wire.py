@@ -22,7 +22,7 @@ class Answer(Struct, rename="camel", kw_only=True, omit_defaults=True):
     """What the server sends: unknown fields are passed over, so that an older SDK reads a newer server."""
 
 
-class Options(Strict, frozen=True):
+class Options(Strict):
     """How a task or every task of a batch is to be handled."""
 
     queue: str | None = None
@@ -204,7 +204,7 @@ class Record(Struct, rename="camel", kw_only=True, omit_defaults=True):
 
 
 class DeadLetter(Struct, rename="camel", kw_only=True, omit_defaults=True):
-    """The value of a record on ``task-queue.dead``: why, where from, and the record's bytes or its text."""
+    """The value of a record on ``task-queue.dead``: why, where from, and the record's value in base64."""
 
     reason: str
     topic: str

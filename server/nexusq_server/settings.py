@@ -81,8 +81,8 @@ class Settings(BaseSettings):
         for name in value:
             if QUEUE.fullmatch(name) is None or name in RESERVED_QUEUES:
                 raise ValueError(
-                    f"expected a queue to be a name such as 'reports' (a-z, 0-9, '_', '-'; not {sorted(RESERVED_QUEUES)}), "
-                    f"got {name!r}"
+                    f"expected a queue to be a name such as 'reports' (a-z, 0-9, '_', '-'; "
+                    f"not {', '.join(sorted(RESERVED_QUEUES))})"
                 )
         if not value:
             raise ValueError("expected at least one queue")

@@ -45,12 +45,15 @@ class NewTask(NamedTuple):
     ttl_seconds: float | None
     submitted_us: int
 
-    def packed(self) -> tuple[str, str, bytes, str, str, str]:
-        """Give the row that the scripts read: "" for what is usual, times as text (Lua's numbers would round)."""
+    def packed(self) -> tuple[str, str, str, str, str, str]:
+        """Give the row that the scripts read: text throughout ("" for what is usual).
+
+        Lua's numbers would round the times, and Redis's cmsgpack knows no msgpack bytes.
+        """
         return (
             self.task_id,
             self.task_type,
-            self.payload,
+            self.payload.decode(),
             "" if self.queue == DEFAULT_QUEUE else self.queue,
             "" if self.ttl_seconds is None else repr(self.ttl_seconds),
             str(self.submitted_us),
@@ -67,9 +70,9 @@ class Outcome(NamedTuple):
     started_us: int
     finished_us: int
 
-    def packed(self) -> tuple[str, int, str, bytes, str, str]:
+    def packed(self) -> tuple[str, int, str, str, str, str]:
         """Give the row that ``settle.lua`` reads."""
-        return (*self[:4], str(self.started_us), str(self.finished_us))
+        return (*self[:3], self.value.decode(), str(self.started_us), str(self.finished_us))
 
 
 def now_us() -> int:
@@ -142,7 +145,7 @@ class Store:
         answers: list[int] = []
         for start in range(0, len(outcomes), CHUNK):
             rows = [outcome.packed() for outcome in outcomes[start : start + CHUNK]]
-            args = [worker, self._ttl, self._gone, _pack(rows)]
+            args: list[str | float | bytes] = [worker, self._ttl, self._gone, _pack(rows)]
             answers += cast(list[int], self._settle(keys=[redis_layout.RECENT], args=args))
         return answers
 

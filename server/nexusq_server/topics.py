@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import TopicAlreadyExistsError
 
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import Options, Record
@@ -60,12 +60,12 @@ def decode_record(value: bytes | None) -> Record:
     Raises
     ------
     RecordError
-        If it is not a task: no JSON, a field missing or of a wrong type, an id or a task type that is none.
+        If it is not a task: no JSON in UTF-8, a field missing or of a wrong type, an id or a task type that is none.
     """
     if not value:
         raise RecordError("expected a task as JSON, got an empty record")
     try:
-        record = _decode(value)
+        record = _decode(value.decode())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(f"expected a task as JSON: {error}") from error
     if not ids.is_task_id(record.task_id):
@@ -132,17 +132,3 @@ def _create_one(admin: KafkaAdminClient, name: str, options: dict[str, int]) -> 
         admin.create_topics({name: options}, wait_for_metadata=True)
     except TopicAlreadyExistsError:
         log.debug("%s is there already", name)
-
-
-__all__ = [
-    "DEAD_LETTERS",
-    "START_TIMEOUT",
-    "KafkaError",
-    "RecordError",
-    "connect_producer",
-    "decode_record",
-    "encode_record",
-    "ensure_topics",
-    "group",
-    "topic",
-]

@@ -8,10 +8,10 @@ if redis.call('HSETNX', KEYS[1], 'submittedUs', ARGV[6]) == 1 then
   redis.call('ZADD', KEYS[2], ARGV[6], ARGV[1])
 end
 redis.call('HSET', KEYS[1], 'closed', '1', 'size', ARGV[2])
-local counts = redis.call('HMGET', KEYS[1], 'COMPLETED', 'FAILED', 'CANCELLED', 'finishedUs')
+local counts = redis.call('HMGET', KEYS[1], 'COMPLETED', 'FAILED', 'CANCELLED', 'lastUs')
 local ended = tonumber(counts[1] or 0) + tonumber(counts[2] or 0) + tonumber(counts[3] or 0)
 if ended >= tonumber(ARGV[2]) then
-  if not counts[4] then redis.call('HSET', KEYS[1], 'finishedUs', ARGV[6]) end
+  redis.call('HSET', KEYS[1], 'finishedUs', counts[4] or ARGV[6])
   local ttl = tonumber(ARGV[5]) or tonumber(ARGV[7])
   redis.call('EXPIRE', KEYS[1], math.ceil(ttl + tonumber(ARGV[8])))
 end

@@ -42,6 +42,7 @@ for batch, seen in pairs(batches) do
   for _, status in ipairs({ 'COMPLETED', 'FAILED', 'CANCELLED' }) do
     if seen[status] then redis.call('HINCRBY', key, status, seen[status]) end
   end
+  redis.call('HSET', key, 'lastUs', seen.finished)
   local batch_state = redis.call('HMGET', key, 'closed', 'size', 'COMPLETED', 'FAILED', 'CANCELLED')
   local ended = tonumber(batch_state[3] or 0) + tonumber(batch_state[4] or 0) + tonumber(batch_state[5] or 0)
   if batch_state[1] and ended >= tonumber(batch_state[2]) then

@@ -1,0 +1,75 @@
+"""EMAIL_SEND: one mail a task, over SMTP. Each thread keeps its connection for the next mail."""
+
+from __future__ import annotations
+
+import smtplib
+import ssl
+import threading
+from collections.abc import Callable
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from nexusq_sdk.tasks import task
+from nexusq_server.settings import Settings
+
+#: One address, perhaps with a name before it. That it exists, only its server knows.
+Address = Annotated[str, Meta(pattern=r"^[^\r\n]*[^\s@,]+@[^\s@,]+$", max_length=320)]
+Line = Annotated[str, Meta(pattern=r"^[^\r\n]*$", max_length=998)]
+#: Seconds without an answer after which a mail server is given up.
+TIMEOUT = 30
+
+
+class _Mailer(threading.local):
+    """One thread's connection to the mail server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection: smtplib.SMTP | None = None
+
+    def send(self, message: EmailMessage) -> None:
+        if self._connection is not None:
+            try:
+                self._connection.send_message(message)
+            except smtplib.SMTPServerDisconnected:
+                # Servers close idle connections: the mail was not taken, so it goes out on a new one.
+                self._connection = None
+            else:
+                return
+        self._connection = self._connect()
+        self._connection.send_message(message)
+
+    def _connect(self) -> smtplib.SMTP:
+        settings = self._settings
+        connection = smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT)
+        try:
+            if settings.smtp_starttls:
+                connection.starttls(context=ssl.create_default_context())
+            if settings.smtp_user:
+                connection.login(settings.smtp_user, settings.smtp_password)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def email_handler(settings: Settings) -> Callable[..., Any]:
+    """Make the handler that sends through the settings' mail server."""
+    mailer = _Mailer(settings)
+
+    @task("EMAIL_SEND")
+    def email_send(to: Address, subject: Line, body: str, sender: Address | None = None) -> dict[str, str]:
+        """Send a plain-text mail."""
+        message = EmailMessage()
+        message["To"] = to
+        message["From"] = sender or settings.smtp_from
+        message["Subject"] = subject
+        message["Date"] = formatdate(usegmt=True)
+        message["Message-ID"] = make_msgid(domain="nexusq")
+        message.set_content(body)
+        mailer.send(message)
+        return {"deliveryStatus": "SENT"}
+
+    return email_send

@@ -1,0 +1,45 @@
+"""HTTP_REQUEST: one HTTP call a task, to hosts that the operator allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import httpx
+from msgspec import Meta
+
+from nexusq_sdk.tasks import task
+from nexusq_server.settings import Settings
+
+#: What of an answer's body is kept as the result.
+MAX_BODY_CHARS = 100_000
+
+
+class HostNotAllowed(PermissionError):
+    """The URL's host is not one that the worker's settings allow."""
+
+
+def http_handler(settings: Settings) -> Callable[..., Any]:
+    """Make the handler that calls the settings' allowed hosts. It follows no redirect: that could leave them."""
+    client = httpx.Client(follow_redirects=False)
+
+    @task("HTTP_REQUEST")
+    def http_request(
+        url: Annotated[str, Meta(pattern=r"^https?://")],
+        method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = "GET",
+        headers: dict[str, str] | None = None,
+        json: Any = None,
+        timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0,
+    ) -> dict[str, Any]:
+        """Call a URL; an answer of 4xx or 5xx fails the task."""
+        host = httpx.URL(url).host
+        if host not in settings.http_hosts:
+            raise HostNotAllowed(
+                f"expected the host to be one of {sorted(settings.http_hosts)}, got {host!r}; "
+                f"the operator allows hosts by NEXUSQ_HTTP_HOSTS"
+            )
+        answer = client.request(method, url, headers=headers, json=json, timeout=timeout_seconds)
+        answer.raise_for_status()
+        return {"status": answer.status_code, "body": answer.text[:MAX_BODY_CHARS]}
+
+    return http_request

@@ -1,0 +1,92 @@
+"""Which offset of each partition may be committed: the lowest record that is not settled yet. Pure bookkeeping.
+
+The intake's thread says what was received, the settler's what is settled, the durability thread asks what may be
+committed: a lock guards all of it. Only offsets that were received are tracked, never a made-up range: compaction and
+transaction markers leave holes. Each assignment of a partition has an epoch: what belongs to an assignment that
+was lost counts no more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Hashable, Iterable
+from typing import Generic, NamedTuple, TypeVar
+
+P = TypeVar("P", bound=Hashable)
+
+
+class Place(NamedTuple, Generic[P]):
+    """Where a record came from: a partition during one assignment of it, and the offset."""
+
+    partition: P
+    epoch: int
+    offset: int
+
+
+class _Partition:
+    __slots__ = ("epoch", "next", "open", "settled")
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.open: deque[int] = deque()  # received and not below the watermark, ascending
+        self.settled: set[int] = set()  # those of `open` that are settled
+        self.next: int | None = None  # one past the highest offset received
+
+
+class Offsets(Generic[P]):
+    """The books of all partitions that are assigned now."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._partitions: dict[P, _Partition] = {}
+        self._epochs = 0
+
+    def received(self, partition: P, offsets: Iterable[int]) -> list[Place[P]]:
+        """Note records in the order in which they came; give each one's place.
+
+        An offset that is not above the last one (a consumer that was reset) starts a new epoch.
+        """
+        with self._lock:
+            book = self._partitions.get(partition)
+            places = []
+            for offset in offsets:
+                if book is None or (book.next is not None and offset < book.next):
+                    self._epochs += 1
+                    book = self._partitions[partition] = _Partition(self._epochs)
+                book.open.append(offset)
+                book.next = offset + 1
+                places.append(Place(partition, book.epoch, offset))
+            return places
+
+    def settled(self, places: Iterable[Place[P]]) -> None:
+        """Note that records need not be read again: their tasks have ended, or they are dead letters."""
+        with self._lock:
+            for partition, epoch, offset in places:
+                book = self._partitions.get(partition)
+                if book is not None and book.epoch == epoch:
+                    book.settled.add(offset)
+
+    def committable(self) -> dict[P, int]:
+        """Give for each partition the offset to go on from after a restart."""
+        with self._lock:
+            result = {}
+            for partition, book in self._partitions.items():
+                while book.open and book.open[0] in book.settled:
+                    book.settled.discard(book.open.popleft())
+                if book.open:
+                    result[partition] = book.open[0]
+                elif book.next is not None:
+                    result[partition] = book.next
+            return result
+
+    def current(self, place: Place[P]) -> bool:
+        """Whether the assignment under which the record was received still holds."""
+        book = self._partitions.get(place.partition)
+        return book is not None and book.epoch == place.epoch
+
+    def lost(self, partitions: Iterable[P]) -> None:
+        """Forget partitions that are another worker's now."""
+        with self._lock:
+            for partition in partitions:
+                self._partitions.pop(partition, None)

@@ -1,0 +1,173 @@
+"""The handlers that a worker knows: loads the modules that declare them, reads their parameters, publishes both.
+
+Used while a worker starts, by one thread; the `Handler` objects are then called from many.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from nexusq_sdk.protocol.wire import TaskType
+from nexusq_sdk.tasks import HANDLER_ATTRIBUTE
+
+_PLAIN = (type(None), bool, int, float, str, bytes, tuple, frozenset)
+_POSITIONAL = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class HandlerError(Exception):
+    """A module or a function that can't serve as a handler; the message says which, why, and what to do."""
+
+
+class InvalidPayload(ValueError):
+    """A payload that does not fit its handler's parameters."""
+
+
+def _json_form(value: Any) -> Any:
+    """Encode what msgspec does not know: numpy scalars and arrays, and what else offers ``tolist``."""
+    tolist = getattr(value, "tolist", None)
+    if tolist is None:
+        raise TypeError(f"{type(value).__module__}.{type(value).__qualname__}")
+    return tolist()
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_json_form)
+
+
+class Handler:
+    """One function that runs tasks of one type: payload's JSON in, result's JSON out."""
+
+    def __init__(self, task_type: str, function: Callable[..., Any]) -> None:
+        self.task_type = task_type
+        self.function = function
+        self.name = f"{function.__module__}.{function.__qualname__}"
+        if inspect.iscoroutinefunction(function):
+            raise HandlerError(f"{self.name}: expected a plain function for {task_type!r}, got an async one; use def")
+        self._whole = False  # the payload is handed over as one value
+        self._extra = False  # fields beyond the named parameters are handed over as well
+        model = self._model()
+        try:
+            self._decode = msgspec.json.Decoder(model).decode
+            schema, components = msgspec.json.schema_components([model], ref_template="#/$defs/{name}")
+        except (TypeError, ValueError) as error:
+            raise HandlerError(
+                f"{self.name}: expected parameters that can be read from JSON (numbers, str, list, dict, datetime, "
+                f"dataclasses, ...): {error}"
+            ) from error
+        self.schema: dict[str, Any] = self._inline(schema[0], components)
+
+    def run(self, payload: Any) -> bytes:
+        """Call the function with the payload (JSON) and give its result as JSON.
+
+        Raises
+        ------
+        InvalidPayload
+            If the payload does not fit the parameters; otherwise whatever the function raises.
+        """
+        try:
+            value = self._decode(payload)
+        except msgspec.DecodeError as error:
+            raise InvalidPayload(f"{self.task_type}: {error}") from None
+        if self._whole:
+            result = self.function(value)
+        elif self._extra:
+            result = self.function(**(msgspec.json.decode(payload) | msgspec.structs.asdict(value)))
+        else:
+            result = self.function(**msgspec.structs.asdict(value))
+        try:
+            return _encoder.encode(result)
+        except TypeError as error:
+            raise TypeError(
+                f"expected the result of {self.task_type} to have a JSON form (dict, list, str, numbers, dates, "
+                f"dataclasses, numpy), got {error}"
+            ) from None
+
+    def described(self) -> TaskType:
+        """Give what ``GET /task-types`` says of it."""
+        text = inspect.getdoc(self.function) or ""
+        return TaskType(task_type=self.task_type, description=text.partition("\n\n")[0], payload_schema=self.schema)
+
+    def _model(self) -> Any:
+        """Give the type that the payload is decoded into: the parameters as the fields of a struct."""
+        try:
+            hints = typing.get_type_hints(self.function, include_extras=True)
+            parameters = list(inspect.signature(self.function).parameters.values())
+        except (NameError, TypeError, ValueError) as error:
+            raise HandlerError(f"{self.name}: expected type hints that can be read: {error}") from error
+        first = parameters[0] if parameters else None
+        if first is not None and first.kind is inspect.Parameter.POSITIONAL_ONLY:
+            if any(p.default is p.empty and p.kind in _POSITIONAL for p in parameters[1:]):
+                raise HandlerError(f"{self.name}: expected one parameter before '/' to be the only one that is needed")
+            self._whole = True
+            return hints.get(first.name, Any)
+        fields: list[Any] = []
+        for parameter in parameters:
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                self._extra = True
+            elif parameter.kind in _POSITIONAL:
+                fields.append(_field(parameter, hints.get(parameter.name, Any)))
+        name = self.function.__name__
+        return msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=not self._extra)
+
+    @staticmethod
+    def _inline(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+        """Put the parameters' own object at the top, so that the schema reads without following a reference."""
+        name = schema.get("$ref", "").removeprefix("#/$defs/")
+        top = dict(components.pop(name)) if name in components else dict(schema)
+        top.pop("title", None)
+        return top | {"$defs": components} if components else top
+
+
+def _field(parameter: inspect.Parameter, hint: Any) -> Any:
+    if parameter.default is parameter.empty:
+        return (parameter.name, hint)
+    if isinstance(parameter.default, _PLAIN):
+        return (parameter.name, hint, parameter.default)
+    # A mutable default is Python's own, shared by all calls: the function is given the very object.
+    return (parameter.name, hint, msgspec.field(default_factory=lambda: parameter.default))
+
+
+def load_handlers(modules: Iterable[str], builtin: Iterable[Callable[..., Any]]) -> dict[str, Handler]:
+    """Import modules and collect the functions that ``@task`` marks, the built-in ones first.
+
+    Raises
+    ------
+    HandlerError
+        If a module can't be imported or holds no handler, a function can't serve, or a type has two handlers.
+    """
+    found: dict[str, Handler] = {}
+    functions: list[Callable[..., Any]] = list(builtin)
+    for name in modules:
+        functions += _declared_in(name)
+    for function in functions:
+        task_type = getattr(function, HANDLER_ATTRIBUTE)
+        known = found.get(task_type)
+        if known is not None and known.function is not function:
+            raise HandlerError(
+                f"expected one handler for {task_type!r}, got two: {known.name} and "
+                f"{function.__module__}.{function.__qualname__}"
+            )
+        found[task_type] = Handler(task_type, function)
+    return found
+
+
+def _declared_in(name: str) -> list[Callable[..., Any]]:
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name is not None and name.startswith(error.name):
+            hint = f"; looked in {', '.join(entry or '.' for entry in sys.path[:3])}, ..."
+        raise HandlerError(
+            f"expected --tasks {name} to be a module that can be imported: {type(error).__name__}: {error}{hint}"
+        ) from error
+    functions = [value for value in vars(module).values() if callable(value) and hasattr(value, HANDLER_ATTRIBUTE)]
+    if not functions:
+        raise HandlerError(f'expected --tasks {name} to declare handlers with @task("SOME_TYPE"), found none')
+    return functions
