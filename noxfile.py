@@ -1,0 +1,108 @@
+"""The menu: ``nox -l`` lists it, ``nox -s NAME`` runs one; what stands after ``--`` goes to the session.
+
+Each session installs exactly what its lock in ``requirements/`` names, into an environment of its own that is used
+again as long as the lock stays the same. Nothing is needed but Python and pip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests"]
+
+ROOT = Path(__file__).parent
+REQUIREMENTS = ROOT / "requirements"
+UV = "uv==0.13.9"
+
+
+def install(session: nox.Session, lock: str, project: bool = True) -> None:
+    """Install what a lock names, and NexusQ itself from this checkout; skip it if that is already there."""
+    names = [REQUIREMENTS / f"{lock}.txt", REQUIREMENTS / "build.txt", ROOT / "pyproject.toml"]
+    wanted = hashlib.sha256(b"".join(name.read_bytes() for name in names) + str(ROOT).encode()).hexdigest()
+    stamp = Path(session.virtualenv.location, f"installed-{lock}")
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    # pip alone would do, in half a minute instead of three seconds.
+    session.run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV)
+    uv = ("python", "-m", "uv", "pip", "install", "--quiet", "--python", session.virtualenv.location)
+    session.run(*uv, "--require-hashes", "-r", str(names[0]))
+    if project:
+        session.run(*uv, "--no-deps", "--build-constraints", str(names[1]), "-e", str(ROOT))
+    stamp.write_text(wanted)
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """Run the main job here: real Kafka and Redis, 1,000 mails from a DataFrame, a report."""
+    install(session, "local")
+    session.run("python", "-m", "nexusq_server.local.quickstart", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the whole test suite against real Kafka and Redis, which it starts by itself."""
+    install(session, "dev")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style (ruff) and that imports run one way (import-linter)."""
+    install(session, "dev")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types: mypy, strict."""
+    install(session, "dev")
+    session.run("mypy")
+
+
+@nox.session(name="format")
+def format_(session: nox.Session) -> None:
+    """Bring the code into shape (ruff)."""
+    install(session, "dev")
+    session.run("ruff", "check", "--fix", ".", success_codes=[0, 1])
+    session.run("ruff", "format", ".")
+
+
+@nox.session
+def notebooks(session: nox.Session) -> None:
+    """Execute the notebooks on the embedded cluster, in place: what is saved is what they print."""
+    install(session, "dev")
+    for notebook in sorted(Path("notebooks").glob("*.ipynb")):
+        session.run("jupyter", "execute", "--inplace", str(notebook))
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build wheel and sdist into dist/."""
+    install(session, "dev")
+    session.run("python", "-m", "uv", "build", "--build-constraints", str(REQUIREMENTS / "build.txt"))
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Bring the locks in requirements/ up to date with pyproject.toml; `-- --upgrade` takes newer versions."""
+    session.install(UV)
+    os.chdir(ROOT)
+    for name, options in {
+        "local": ["pyproject.toml", "--extra", "local"],
+        "dev": ["pyproject.toml", "--extra", "dev"],
+        "build": ["requirements/build.in"],
+    }.items():
+        session.run(
+            *("python", "-m", "uv", "pip", "compile", *options, "--universal", "--python-version", "3.11"),
+            *("--generate-hashes", "--no-annotate", "--quiet", "--custom-compile-command", "python -m nox -s lock"),
+            *("--output-file", f"requirements/{name}.txt", *session.posargs),
+        )
