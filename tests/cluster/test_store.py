@@ -1,0 +1,205 @@
+"""The state scripts, on a real Redis: what each one does, and every transition that it refuses."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+
+import pytest
+import redis
+
+from nexusq_sdk.protocol import ids
+from nexusq_server.store import DROPPED, LATER, LOST, SETTLED, SKIP, NewTask, Outcome, Store, now_us
+
+LEASE = timedelta(seconds=60)
+
+
+def new_task(task_id: str | None = None, **changes: object) -> NewTask:
+    return NewTask(task_id or ids.new_id(), "ECHO", b'{"a":1}', "default", None, now_us())._replace(**changes)
+
+
+def outcome(task: NewTask, attempt: int = 1, status: str = "COMPLETED", value: bytes = b"2") -> Outcome:
+    return Outcome(task.task_id, attempt, status, value, now_us(), now_us())
+
+
+def state(client: redis.Redis, task: NewTask) -> dict[str, str]:
+    return client.hgetall(f"nexusq:task:{task.task_id}")
+
+
+@pytest.fixture
+def worker(store: Store) -> str:
+    """Name a worker that lives."""
+    name = f"test-{secrets.token_hex(4)}"
+    store.renew_lease(name, LEASE, {"queues": "none"}, [])
+    yield name
+    store.end_lease(name)
+
+
+@pytest.fixture
+def other(store: Store) -> str:
+    """Name another worker that lives."""
+    name = f"other-{secrets.token_hex(4)}"
+    store.renew_lease(name, LEASE, {"queues": "none"}, [])
+    yield name
+    store.end_lease(name)
+
+
+def test_submit_writes_a_queued_task_that_a_person_can_read(store: Store, redis_client: redis.Redis) -> None:
+    task = new_task(ttl_seconds=60.0, queue="reports")
+
+    assert 1 == store.submit([task])
+
+    assert {
+        "status": "QUEUED",
+        "taskType": "ECHO",
+        "payload": '{"a":1}',
+        "queue": "reports",
+        "ttl": "60.0",
+        "submittedUs": str(task.submitted_us),
+    } == state(redis_client, task)
+
+
+def test_submit_leaves_alone_what_a_quick_worker_has_written(
+    store: Store, redis_client: redis.Redis, worker: str
+) -> None:
+    # given a task that was claimed before its submit reached Redis
+    task = new_task()
+    store.claim(worker, [(task, 1)])
+
+    # when it is submitted
+    assert 0 == store.submit([task])
+
+    # then it is still in progress
+    assert "IN_PROGRESS" == state(redis_client, task)["status"]
+
+
+def test_submit_twice_counts_once(store: Store, redis_client: redis.Redis) -> None:
+    batch = ids.new_id()
+    tasks = [new_task(ids.task_id(batch, index)) for index in range(3)]
+
+    store.submit(tasks)
+    store.submit(tasks)
+
+    counts = redis_client.hgetall(f"nexusq:batch:{batch}")
+    assert ("3", "3") == (counts["QUEUED"], counts["size"])
+
+
+def test_submit_does_not_revive_a_task_whose_state_has_expired(
+    store: Store, redis_client: redis.Redis, worker: str
+) -> None:
+    task = new_task()
+    store.claim(worker, [(task, 1)])
+    store.settle(worker, [outcome(task)])
+    redis_client.delete(f"nexusq:task:{task.task_id}")  # what its expiry does, a day later
+
+    assert 0 == store.submit([task])
+
+    assert {} == state(redis_client, task)
+
+
+def test_a_queued_task_is_claimed_once(store: Store, redis_client: redis.Redis, worker: str, other: str) -> None:
+    task = new_task()
+    store.submit([task])
+
+    assert [1] == store.claim(worker, [(task, 1)])
+    assert [LATER] == store.claim(other, [(task, 1)])
+
+    claimed = state(redis_client, task)
+    assert ("IN_PROGRESS", worker, "1", "1") == tuple(
+        claimed[field] for field in ("status", "worker", "attempt", "deliveries")
+    )
+
+
+def test_a_claim_whose_answer_was_lost_is_given_again(store: Store, worker: str) -> None:
+    task = new_task()
+    store.claim(worker, [(task, 1)])
+
+    assert [1] == store.claim(worker, [(task, 1)])
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "FAILED"])
+def test_a_task_that_has_ended_is_not_claimed_again(store: Store, worker: str, status: str) -> None:
+    task = new_task()
+    store.claim(worker, [(task, 1)])
+    store.settle(worker, [outcome(task, status=status)])
+
+    assert [SKIP] == store.claim(worker, [(task, 1)])
+
+
+def test_a_dead_workers_task_is_taken_over_and_charged_only_if_it_had_started(store: Store, other: str) -> None:
+    # given a worker that had claimed two tasks and started one of them when it died
+    started, waiting = new_task(), new_task()
+    dead = f"dead-{secrets.token_hex(4)}"
+    store.renew_lease(dead, LEASE, {}, [])
+    store.claim(dead, [(started, 1), (waiting, 1)])
+    store.renew_lease(dead, LEASE, {}, [started.task_id])
+    assert [LATER, LATER] == store.claim(other, [(started, 1), (waiting, 1)])
+    store.end_lease(dead)
+
+    # when another worker takes both over
+    answers = store.claim(other, [(started, 1), (waiting, 1)])
+
+    # then the one that had started is at its second attempt, and the dead worker's late answers are dropped
+    assert [2, 1] == answers
+    assert [DROPPED, DROPPED] == store.settle(dead, [outcome(started), outcome(waiting)])
+    assert [SETTLED, SETTLED] == store.settle(other, [outcome(started, attempt=2), outcome(waiting)])
+
+
+def test_an_outcome_is_written_once(store: Store, redis_client: redis.Redis, worker: str) -> None:
+    task = new_task()
+    store.claim(worker, [(task, 1)])
+
+    assert [SETTLED] == store.settle(worker, [outcome(task, value=b'"first"')])
+    assert [DROPPED] == store.settle(worker, [outcome(task, value=b'"second"')])
+
+    assert '"first"' == state(redis_client, task)["result"]
+
+
+def test_an_outcome_of_an_earlier_attempt_is_dropped(store: Store, worker: str) -> None:
+    task = new_task()
+    store.claim(worker, [(task, 2)])
+
+    assert [DROPPED] == store.settle(worker, [outcome(task, attempt=1)])
+
+
+def test_an_outcome_whose_claim_redis_has_lost_is_asked_to_claim_again(store: Store, worker: str) -> None:
+    # given a task of which Redis remembers the submit, and one of which it remembers nothing
+    queued, unknown = new_task(), new_task()
+    store.submit([queued])
+
+    assert [LOST, LOST] == store.settle(worker, [outcome(queued), outcome(unknown)])
+
+
+def test_a_batch_is_finished_when_it_is_closed_and_all_its_tasks_have_ended(
+    store: Store, redis_client: redis.Redis, worker: str
+) -> None:
+    # given a batch of two whose tasks end before it is closed
+    batch = ids.new_id()
+    tasks = [new_task(ids.task_id(batch, index)) for index in range(2)]
+    key = f"nexusq:batch:{batch}"
+    store.submit(tasks)
+    store.claim(worker, [(task, 1) for task in tasks])
+    store.settle(worker, [outcome(tasks[0]), outcome(tasks[1], status="FAILED")])
+    assert "finishedUs" not in redis_client.hgetall(key)
+
+    # when it is closed
+    store.close_batch(tasks[-1], batch, 2, "ECHO", "default")
+
+    # then it is finished, its counters add up, and it will expire
+    counts = redis_client.hgetall(key)
+    assert ("0", "0", "1", "1") == tuple(counts[name] for name in ("QUEUED", "IN_PROGRESS", "COMPLETED", "FAILED"))
+    assert "finishedUs" in counts
+    assert redis_client.ttl(key) > 0
+
+
+def test_an_ended_task_expires_and_is_remembered_as_expired_for_longer(
+    store: Store, redis_client: redis.Redis, worker: str
+) -> None:
+    task = new_task(ttl_seconds=100.0)
+    store.claim(worker, [(task, 1)])
+    assert -1 == redis_client.ttl(f"nexusq:task:{task.task_id}")
+
+    store.settle(worker, [outcome(task)])
+
+    assert 95 < redis_client.ttl(f"nexusq:task:{task.task_id}") <= 100
+    assert redis_client.ttl(f"nexusq:gone:{task.task_id}") > 1000
