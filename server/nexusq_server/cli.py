@@ -1,0 +1,175 @@
+"""The ``nexusq`` command: what operates a server. What users ask of one is in `user_commands`.
+
+Each command imports its own part when it is called: a worker has no business loading the API's framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import sys
+import threading
+import types
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nexusq_server import user_commands
+from nexusq_server.settings import Settings, SettingsError, load_settings
+
+app = typer.Typer(
+    name="nexusq",
+    help="A distributed task queue on Apache Kafka and Redis, for data scientists.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+user_commands.add_to(app)
+
+Tasks = Annotated[
+    list[str] | None, typer.Option("--tasks", help="Module with @task functions; repeat it or separate by commas.")
+]
+
+
+def _names(values: list[str] | None) -> str | None:
+    return ",".join(values) if values else None
+
+
+def _fail(message: object, code: int = 1) -> typer.Exit:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"nexusq: {message}", markup=False)
+    return typer.Exit(code)
+
+
+def _settings(**flags: Any) -> Settings:
+    try:
+        return load_settings(**flags)
+    except SettingsError as error:
+        raise _fail(f"these settings can't be used:\n{error}", 2) from None
+
+
+def _part(name: str) -> types.ModuleType:
+    """Import what only one command needs."""
+    return importlib.import_module(f"nexusq_server.{name}")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Take what stands before a command."""
+    if show_version:
+        typer.echo(f"nexusq {version('nexusq')}")
+        raise typer.Exit
+
+
+@app.command()
+def api(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: a free one.")] = None,
+) -> None:
+    """Run the API until SIGTERM."""
+    settings = _settings(host=host, port=port)
+    raise typer.Exit(_part("api").run(settings))
+
+
+@app.command()
+def worker(
+    tasks: Tasks = None,
+    queues: Annotated[str | None, typer.Option(help="Queues to serve, comma-separated.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Tasks to run at once, each in a thread.")] = None,
+    grace: Annotated[
+        str | None, typer.Option(help="How long to wait for running tasks when stopping: 30s, 5m.")
+    ] = None,
+    lease: Annotated[str | None, typer.Option(help="Silent for so long, it is taken for dead: 10s.")] = None,
+) -> None:
+    """Run a worker until SIGTERM."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a user's module is found where the user stands, as with `python -m`
+    settings = _settings(tasks=_names(tasks), queues=queues, concurrency=concurrency, grace=grace, lease=lease)
+    raise typer.Exit(_part("worker").run(settings))
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port of the API; 0: a free one.", min=0, max=65535)] = 8000,
+    workers: Annotated[int, typer.Option(help="How many workers.", min=1, max=64)] = 2,
+    tasks: Tasks = None,
+    concurrency: Annotated[int | None, typer.Option(help="Tasks that each worker runs at once.", min=1)] = None,
+    data: Annotated[Path | None, typer.Option(help="Keep the data in this folder; otherwise it is temporary.")] = None,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """Run everything on this machine: Kafka, Redis, the API, workers and a mail sink. Ctrl-C stops it."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: _interrupt(stop))
+    if with_parent:
+        threading.Thread(target=_wait_for_end_of_stdin, args=(stop,), daemon=True).start()
+    cluster, errors = _part("local.cluster"), _part("local.errors")
+    names = tuple(part for entry in tasks or () for part in entry.split(",") if part)
+    plan = cluster.Plan(port=port, workers=workers, tasks=names, concurrency=concurrency, data=data)
+    _settings(tasks=_names(tasks), concurrency=concurrency)
+    try:
+        with cluster.Cluster(plan) as running:
+            if with_parent:
+                addresses = {"url": running.url, "redis_url": running.redis_url, "kafka": running.kafka}
+                print(
+                    json.dumps(addresses | {"mail_file": str(running.mail_file), "logs": str(running.logs)}), flush=True
+                )
+            else:
+                print(f"NexusQ is ready at {running.url}")
+                print(f"  Redis  {running.redis_url}\n  Kafka  {running.kafka}")
+                print(f"  Mails  {running.mail_file}\n  Logs   {running.logs}", flush=True)
+            # From here on a signal is an orderly end.
+            while not stop.wait(0.5):
+                running.check()
+    except errors.LocalError as error:
+        raise _fail(error) from None
+    except KeyboardInterrupt:
+        if not stop.is_set():
+            raise
+
+
+def _interrupt(stop: threading.Event) -> None:
+    """End the wait, or what is being waited for while the cluster still starts."""
+    if not stop.is_set():
+        stop.set()
+        raise KeyboardInterrupt
+
+
+def _wait_for_end_of_stdin(stop: threading.Event) -> None:
+    while sys.stdin.buffer.read(1):
+        pass
+    stop.set()
+
+
+@app.command()
+def settings() -> None:
+    """List every setting: its variable, its value here, its default, what it means."""
+    values, defaults = _settings(), Settings.model_fields
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("variable", "value", "default", "meaning"):
+        table.add_column(column, overflow="fold")
+    for name, field in defaults.items():
+        value = _shown(getattr(values, name))
+        if not field.repr and value:
+            value = "(hidden)"
+        table.add_row(f"NEXUSQ_{name.upper()}", value, _shown(field.default), field.description)
+    Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if hasattr(value, "total_seconds"):
+        return f"{value.total_seconds():g}s"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,1 @@
+"""The embedded cluster: a real Kafka, a real Redis, a mail sink, the API and workers as child processes."""
