@@ -32,7 +32,7 @@ def test_importing_the_sdk_loads_neither_pandas_nor_widgets_nor_httpx() -> None:
 
 
 def test_a_worker_loads_nothing_of_a_notebooks() -> None:
-    heavy = {"pandas", "ipywidgets", "IPython", "litestar", "nexusq_sdk.client", "nexusq_sdk.connection"}
+    heavy = {"pandas", "ipywidgets", "IPython", "starlette", "nexusq_sdk.client", "nexusq_sdk.connection"}
 
     assert set() == heavy & loaded_by("import nexusq_server.worker")
 

@@ -1,4 +1,4 @@
-"""Fetches Kafka's jars once into the user's cache: checked by SHA-256, resumable, safe when two processes start at once.
+"""Fetches Kafka's jars once into the user's cache: checked, resumable, safe when two processes start at once.
 
 Called while a cluster starts, by one thread; several threads of its own download.
 """

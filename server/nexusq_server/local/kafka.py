@@ -48,7 +48,7 @@ appender.out.type = Console
 appender.out.name = out
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d %p %c{1}: %m%n
-rootLogger.level = {level}
+rootLogger.level = info
 rootLogger.appenderRef.out.ref = out
 """
 
@@ -101,7 +101,7 @@ def prepare(folder: Path, port: int, controller: int, java: Path, jars: list[Pat
     properties = folder / "server.properties"
     properties.write_text(_PROPERTIES.format(port=port, controller=controller, data=data))
     logging = folder / "log4j2.properties"
-    logging.write_text(_LOGGING.format(level="info"))
+    logging.write_text(_LOGGING)
     classpath = os.pathsep.join(str(jar) for jar in jars)
     command = [str(java), f"-Dlog4j2.configurationFile={logging}", *JAVA_OPTIONS, "-cp", classpath]
     if not (data / "meta.properties").exists():

@@ -1,0 +1,367 @@
+"""The API: routes and answers only. One process, one event loop.
+
+What is accepted goes to `submit`, what is asked to `queries`, what is refused becomes a problem document in `problems`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import redis.asyncio
+import uvicorn
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+from redis import RedisError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from nexusq_sdk.protocol import ids
+from nexusq_sdk.protocol.wire import (
+    ChunkAccepted,
+    Options,
+    SubmitChunk,
+    SubmitTask,
+    Submitted,
+    TaskTypes,
+    Workers,
+)
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE, MAX_CHUNK_TASKS, MAX_TASK_BYTES, QUEUE, RESERVED_QUEUES, Status
+from nexusq_server import problems
+from nexusq_server.bodies import content_type, decode, decode_lines, read_body, refuse
+from nexusq_server.openapi import docs_page, openapi
+from nexusq_server.problems import BatchConflict, BodyTooLarge, InvalidRequest, KafkaUnavailable, RedisUnavailable
+from nexusq_server.queries import Filters, Queries, parse_since
+from nexusq_server.schemas import Catalogue
+from nexusq_server.settings import Settings
+from nexusq_server.store import NewTask, now_us
+from nexusq_server.submit import Close, Job, Submitter
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PAGE, MAX_PAGE = 1000, 10_000
+_task_decoder = msgspec.json.Decoder(SubmitTask)
+_chunk_decoder = msgspec.json.Decoder(SubmitChunk)
+_encode = msgspec.json.Encoder().encode
+
+
+def _answer(value: Any, status: int = 200) -> Response:
+    return Response(value if isinstance(value, bytes) else _encode(value), status, media_type="application/json")
+
+
+class Api:
+    """The routes' methods and what they share; made once the loop runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._limit = settings.max_body_mib * 2**20
+        self._redis = redis.asyncio.Redis.from_url(settings.redis, socket_timeout=10, socket_connect_timeout=2)
+        self._catalogue = Catalogue(self._redis)
+        self._queries = Queries(self._redis)
+        self._admin: KafkaAdminClient | None = None
+        self._admin_lock = asyncio.Lock()
+        self._submitter = Submitter(settings, asyncio.get_running_loop())
+        self._submitter.start()
+
+    async def close(self) -> None:
+        """Finish what was accepted and let go of Kafka and Redis."""
+        await asyncio.to_thread(self._submitter.stop)
+        if self._admin is not None:
+            self._admin.close()
+        await self._redis.aclose()
+
+    async def submit_task(self, request: Request) -> Response:
+        """``POST /tasks``."""
+        if content_type(request) != "json":
+            raise InvalidRequest("expected one task as JSON; POST /batches takes NDJSON")
+        task = decode(await read_body(request, self._limit), _task_decoder)
+        queue, ttl = _checked(task.options)
+        if task.task_id is not None and not ids.is_id(task.task_id):
+            raise InvalidRequest(f"expected taskId to be a uuid in lower case, got {task.task_id!r}")
+        await self._check(task.task_type, [task.payload], task.options, rows=False)
+        task_id = task.task_id or ids.new_id()
+        new = NewTask(task_id, task.task_type, bytes(task.payload), queue, ttl, now_us())
+        await self._submitter.submit(Job([new], _on_record(task.options)))
+        return _answer(Submitted(task_id=task_id, status=Status.QUEUED), 202)
+
+    async def submit_chunk(self, request: Request) -> Response:
+        """``POST /batches``."""
+        kind = content_type(request)
+        body = await read_body(request, self._limit)
+        chunk = decode(body, _chunk_decoder) if kind == "json" else _chunk_of_lines(request, body)
+        queue, ttl = _checked(chunk.options)
+        if chunk.batch_id is not None and not ids.is_id(chunk.batch_id):
+            raise InvalidRequest(f"expected batchId to be a uuid in lower case, got {chunk.batch_id!r}")
+        if not 0 <= chunk.first_index <= 10**9:
+            raise InvalidRequest(f"expected firstIndex to be from 0 to 1,000,000,000, got {chunk.first_index}")
+        if len(chunk.payloads) > MAX_CHUNK_TASKS:
+            raise BodyTooLarge(
+                f"expected at most {MAX_CHUNK_TASKS} tasks a chunk, got {len(chunk.payloads)}; "
+                f"send the rest as further chunks of the same batchId, by firstIndex"
+            )
+        await self._check(chunk.task_type, chunk.payloads, chunk.options, rows=True, first=chunk.first_index)
+        batch_id = chunk.batch_id or ids.new_id()
+        size = chunk.first_index + len(chunk.payloads)
+        if chunk.batch_id is not None:
+            await self._fits(chunk, queue, size)
+        now = now_us()
+        tasks = [
+            NewTask(ids.task_id(batch_id, index), chunk.task_type, bytes(payload), queue, ttl, now)
+            for index, payload in enumerate(chunk.payloads, chunk.first_index)
+        ]
+        close = Close(batch_id, size, chunk.task_type, queue) if chunk.last else None
+        await self._submitter.submit(Job(tasks, _on_record(chunk.options), close))
+        accepted = ChunkAccepted(
+            batch_id=batch_id, first_index=chunk.first_index, accepted=len(tasks), closed=chunk.last
+        )
+        return _answer(accepted, 202)
+
+    async def task(self, request: Request) -> Response:
+        """``GET /tasks/{taskId}``."""
+        return _answer(await self._queries.task(request.path_params["task_id"]))
+
+    async def batch(self, request: Request) -> Response:
+        """``GET /batches/{batchId}``."""
+        return _answer(await self._queries.batch(request.path_params["batch_id"]))
+
+    async def batch_tasks(self, request: Request) -> Response:
+        """``GET /batches/{batchId}/tasks``."""
+        asked = _Query(request, "cursor", "limit", "payload")
+        page = await self._queries.batch_page(
+            request.path_params["batch_id"], asked.text("cursor"), asked.limit(), asked.flag("payload")
+        )
+        return _answer(page)
+
+    async def tasks(self, request: Request) -> Response:
+        """``GET /tasks``."""
+        asked = _Query(request, "status", "type", "batch", "since", "cursor", "limit", "payload")
+        since, status = asked.text("since"), asked.text("status")
+        if status is not None and status not in Status.__members__:
+            raise InvalidRequest(f"expected status to be one of {', '.join(Status)}, got {status!r}")
+        filters = Filters(
+            status=Status(status) if status else None,
+            task_type=asked.text("type"),
+            batch=asked.text("batch"),
+            since_us=parse_since(since) if since else None,
+        )
+        page = await self._queries.page(filters, asked.text("cursor"), asked.limit(), asked.flag("payload"))
+        return _answer(page)
+
+    async def task_types(self, request: Request) -> Response:  # noqa: ARG002 - a route's signature, as below
+        """``GET /task-types``."""
+        await self._catalogue.refresh()
+        return _answer(TaskTypes(task_types=[entry for _, entry in sorted(self._catalogue.types.items())]))
+
+    async def workers(self, request: Request) -> Response:  # noqa: ARG002
+        """``GET /workers``."""
+        return _answer(Workers(workers=await self._queries.workers()))
+
+    async def healthz(self, request: Request) -> Response:  # noqa: ARG002
+        """``GET /healthz``: the process answers."""
+        return _answer({"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:  # noqa: ARG002
+        """``GET /readyz``: Kafka and Redis answer."""
+        try:
+            await self._redis.ping()
+        except RedisError as error:
+            raise self._redis_away(error) from None
+        async with self._admin_lock:
+            try:
+                await asyncio.to_thread(self._ask_kafka)
+            except KafkaError as error:
+                raise KafkaUnavailable(f"Kafka at {','.join(self._settings.kafka)} does not answer: {error}") from None
+        return _answer({"status": "ready"})
+
+    def _ask_kafka(self) -> None:
+        if self._admin is None:
+            self._admin = KafkaAdminClient(
+                bootstrap_servers=list(self._settings.kafka), bootstrap_timeout_ms=1000, request_timeout_ms=3000
+            )
+        self._admin.list_topics()
+
+    def on_redis_error(self, request: Request, error: Exception) -> Response:
+        """Answer a read for which Redis is needed and away."""
+        return problems.on_refusal(request, self._redis_away(error))
+
+    def _redis_away(self, error: Exception) -> RedisUnavailable:
+        where = self._settings.redis.rpartition("@")[2]  # never the password
+        return RedisUnavailable(f"Redis at {where} does not answer: {error or type(error).__name__}")
+
+    async def _check(
+        self, task_type: str, payloads: list[msgspec.Raw], options: Options | None, *, rows: bool, first: int = 0
+    ) -> None:
+        for row, payload in enumerate(payloads):
+            if len(memoryview(payload)) > MAX_TASK_BYTES:
+                where = f"row {first + row}: " if rows else ""
+                raise BodyTooLarge(
+                    f"{where}expected a payload of at most {MAX_TASK_BYTES // 1000} kB, "
+                    f"got {len(memoryview(payload)) // 1000} kB; store it and send where it is"
+                )
+        allow_unknown = options is not None and options.allow_unknown
+        await self._catalogue.check(task_type, payloads, allow_unknown, rows, first)
+
+    async def _fits(self, chunk: SubmitChunk, queue: str, size: int) -> None:
+        """Refuse a chunk that contradicts what is known of its batch."""
+        try:
+            batch = await self._queries.batch(str(chunk.batch_id))
+        except (problems.BatchNotFound, RedisError):
+            return  # its first chunk, or Redis is away: Kafka takes it all the same
+        for name, has, got in (("taskType", batch.task_type, chunk.task_type), ("queue", batch.queue, queue)):
+            if has != got:
+                raise BatchConflict(
+                    f"expected {name} to be {has!r} as in the rest of batch {batch.batch_id}, got {got!r}"
+                )
+        if batch.closed and size > batch.size:
+            raise BatchConflict(
+                f"batch {batch.batch_id} is closed with {batch.size} tasks, got rows up to {size - 1}; start a new batch"
+            )
+
+
+class _Query:
+    """Query parameters; unknown ones are refused, since they are most likely misspelt."""
+
+    def __init__(self, request: Request, *known: str) -> None:
+        self._values = request.query_params
+        for name in self._values:
+            if name not in known:
+                raise InvalidRequest(f"expected query parameters among {', '.join(known)}, got {name!r}")
+
+    def text(self, name: str) -> str | None:
+        return self._values.get(name) or None
+
+    def flag(self, name: str) -> bool:
+        value = self._values.get(name, "false").lower()
+        if value not in {"true", "false"}:
+            raise InvalidRequest(f"expected {name} to be true or false, got {value!r}")
+        return value == "true"
+
+    def number(self, name: str, default: int) -> int:
+        value = self._values.get(name)
+        if value is None:
+            return default
+        try:
+            return int(value)
+        except ValueError:
+            raise InvalidRequest(f"expected {name} to be a whole number, got {value!r}") from None
+
+    def limit(self) -> int:
+        value = self.number("limit", DEFAULT_PAGE)
+        if not 1 <= value <= MAX_PAGE:
+            raise InvalidRequest(f"expected limit to be from 1 to {MAX_PAGE}, got {value}")
+        return value
+
+
+def _checked(options: Options | None) -> tuple[str, float | None]:
+    """Give queue and time to live, checked."""
+    queue = (options.queue if options else None) or DEFAULT_QUEUE
+    if QUEUE.fullmatch(queue) is None or queue in RESERVED_QUEUES:
+        raise InvalidRequest(
+            f"expected queue to be a name such as 'reports' (a-z, 0-9, '_', '-'; 60 at most; "
+            f"not {', '.join(sorted(RESERVED_QUEUES))}), got {queue!r}"
+        )
+    ttl = options.result_ttl_seconds if options else None
+    if ttl is not None and not 1 <= ttl <= 3650 * 86400:
+        raise InvalidRequest(f"expected resultTtlSeconds to be from 1 to ten years, got {ttl:g}")
+    return queue, ttl
+
+
+def _on_record(options: Options | None) -> Options | None:
+    """Give what a worker needs of the options; the queue is the topic's, the rest was the API's."""
+    if options is None or options.result_ttl_seconds is None:
+        return None
+    return Options(result_ttl_seconds=options.result_ttl_seconds)
+
+
+def _chunk_of_lines(request: Request, body: bytes) -> SubmitChunk:
+    """Make a chunk from NDJSON and the query's parameters."""
+    known = ("taskType", "batchId", "firstIndex", "last", "queue", "resultTtlSeconds", "allowUnknown")
+    asked = _Query(request, *known)
+    values: dict[str, Any] = {name: value for name, value in request.query_params.items() if name in known[:4]}
+    options = {name: value for name, value in request.query_params.items() if name in known[4:]}
+    asked.flag("last"), asked.flag("allowUnknown"), asked.number("firstIndex", 0)
+    try:
+        chunk = msgspec.convert(values | {"payloads": [], "options": options}, SubmitChunk, strict=False)
+    except msgspec.ValidationError as error:
+        raise refuse(str(error)) from None
+    chunk.payloads = decode_lines(body)
+    return chunk
+
+
+def create_app(settings: Settings) -> Starlette:
+    """Make the ASGI application."""
+    api: Api
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
+        nonlocal api
+        api = Api(settings)
+        yield
+        await api.close()
+
+    def method(name: str) -> Any:
+        async def endpoint(request: Request) -> Response:
+            answer: Response = await getattr(api, name)(request)
+            return answer
+
+        return endpoint
+
+    async def document(request: Request) -> Response:  # noqa: ARG001
+        return Response(openapi(), media_type="application/json")
+
+    async def docs(request: Request) -> Response:  # noqa: ARG001
+        return HTMLResponse(docs_page())
+
+    def on_redis_error(request: Request, error: Exception) -> Response:
+        return api.on_redis_error(request, error)
+
+    routes = [
+        Route("/tasks", method("submit_task"), methods=["POST"]),
+        Route("/tasks", method("tasks"), methods=["GET"]),
+        Route("/tasks/{task_id}", method("task"), methods=["GET"]),
+        Route("/batches", method("submit_chunk"), methods=["POST"]),
+        Route("/batches/{batch_id}", method("batch"), methods=["GET"]),
+        Route("/batches/{batch_id}/tasks", method("batch_tasks"), methods=["GET"]),
+        Route("/task-types", method("task_types"), methods=["GET"]),
+        Route("/workers", method("workers"), methods=["GET"]),
+        Route("/healthz", method("healthz"), methods=["GET"]),
+        Route("/readyz", method("readyz"), methods=["GET"]),
+        Route("/openapi.json", document, methods=["GET"]),
+        Route("/docs", docs, methods=["GET"]),
+    ]
+    handlers: dict[Any, Any] = {
+        problems.Refusal: problems.on_refusal,
+        HTTPException: problems.on_http_error,
+        RedisError: on_redis_error,
+        Exception: problems.on_failure,
+    }
+    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; give the exit code."""
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.submit_timeout.total_seconds()) + 2,
+    )
+    try:
+        uvicorn.Server(config).run()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    return 0

@@ -1,0 +1,153 @@
+"""The API's description: OpenAPI 3.1 made from the wire's own types, and a page that shows it without a network."""
+
+from __future__ import annotations
+
+import functools
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+
+from nexusq_sdk.protocol import wire
+from nexusq_sdk.protocol.words import Status
+from nexusq_server.problems import MEDIA_TYPE, Refusal
+
+_TASK_ID = "01a20e45-5716-74df-a356-688becb510f5"
+_MAIL = {"to": "user@example.com", "subject": "Hello from NexusQ!", "body": "This is an asynchronous email."}
+_EXAMPLES: dict[type, Any] = {
+    wire.SubmitTask: {"taskType": "EMAIL_SEND", "payload": _MAIL},
+    wire.Submitted: {"taskId": _TASK_ID, "status": "QUEUED"},
+    wire.SubmitChunk: {"taskType": "EMAIL_SEND", "payloads": [_MAIL], "options": {"queue": "mails"}},
+    wire.ChunkAccepted: {"batchId": _TASK_ID, "firstIndex": 0, "accepted": 1, "closed": True},
+    wire.TaskView: {
+        "taskId": _TASK_ID,
+        "taskType": "EMAIL_SEND",
+        "status": "COMPLETED",
+        "payload": _MAIL,
+        "result": {"deliveryStatus": "SENT"},
+        "attempt": 1,
+        "worker": "host-4711-9f3c",
+        "queue": "default",
+        "submittedAt": "2026-01-31T12:00:00.000000Z",
+        "startedAt": "2026-01-31T12:00:00.004000Z",
+        "finishedAt": "2026-01-31T12:00:00.019000Z",
+    },
+    wire.BatchView: {
+        "batchId": _TASK_ID,
+        "taskType": "EMAIL_SEND",
+        "queue": "default",
+        "size": 1000,
+        "closed": True,
+        "counts": dict.fromkeys((status.value for status in Status), 0) | {"COMPLETED": 998, "FAILED": 2},
+        "ratePerSecond": 512.3,
+        "submittedAt": "2026-01-31T12:00:00.000000Z",
+        "startedAt": "2026-01-31T12:00:00.004000Z",
+        "finishedAt": "2026-01-31T12:00:01.952000Z",
+    },
+    wire.TaskPage: {"columns": {"taskId": [_TASK_ID], "status": ["COMPLETED"]}, "nextCursor": None},
+    wire.Problem: {
+        "type": "urn:nexusq:problem:invalid-payload",
+        "title": "A payload does not fit its task type",
+        "status": 422,
+        "detail": "EMAIL_SEND: row 17: 'to' is missing",
+        "errors": [{"message": "'to' is missing", "field": "to", "row": 17}],
+    },
+}
+_TYPES = [*_EXAMPLES, wire.TaskTypes, wire.Workers]
+
+_PAGE = [
+    ("limit", {"type": "integer", "minimum": 1, "maximum": 10000, "default": 1000}, "rows a page"),
+    ("cursor", {"type": "string"}, "nextCursor of the page before"),
+    ("payload", {"type": "boolean", "default": False}, "whether to give the payloads as well"),
+]
+_FILTERS = [
+    ("status", {"type": "string", "enum": list(Status)}, "only tasks with this status"),
+    ("type", {"type": "string"}, "only tasks of this type"),
+    ("batch", {"type": "string"}, "only tasks of this batch"),
+    ("since", {"type": "string"}, "submitted since: 15m, 2h, 1d, or an RFC 3339 time"),
+]
+_LINES = [
+    ("taskType", {"type": "string"}, "NDJSON only, needed there"),
+    ("batchId", {"type": "string"}, "NDJSON only"),
+    ("firstIndex", {"type": "integer", "minimum": 0, "default": 0}, "NDJSON only"),
+    ("last", {"type": "boolean", "default": True}, "NDJSON only"),
+    ("queue", {"type": "string"}, "NDJSON only"),
+    ("resultTtlSeconds", {"type": "number"}, "NDJSON only"),
+    ("allowUnknown", {"type": "boolean", "default": False}, "NDJSON only"),
+]
+#: Method, path, what it is for, body, answer's status and type, query parameters, statuses of its refusals.
+_CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list[int]]] = [
+    ("post", "/tasks", "Submit one task", wire.SubmitTask, 202, wire.Submitted, [], [413, 415, 422, 503]),
+    ("get", "/tasks", "List tasks, newest first, by columns", None, 200, wire.TaskPage, _FILTERS + _PAGE, [422, 503]),
+    ("get", "/tasks/{taskId}", "All that is known of a task", None, 200, wire.TaskView, [], [404, 410, 503]),
+    ("post", "/batches", "Submit a batch or a chunk of one; JSON or NDJSON (a payload a line), gzip too",
+     wire.SubmitChunk, 202, wire.ChunkAccepted, _LINES, [409, 413, 415, 422, 503]),
+    ("get", "/batches/{batchId}", "A batch's counters", None, 200, wire.BatchView, [], [404, 503]),
+    ("get", "/batches/{batchId}/tasks", "A batch's tasks, by columns", None, 200, wire.TaskPage, _PAGE, [404, 422, 503]),
+    ("get", "/task-types", "What workers offer, with the schema of each payload", None, 200, wire.TaskTypes, [], [503]),
+    ("get", "/workers", "The live workers", None, 200, wire.Workers, [], [503]),
+    ("get", "/healthz", "Whether the process answers", None, 200, None, [], []),
+    ("get", "/readyz", "Whether Kafka and Redis answer", None, 200, None, [], [503]),
+]  # fmt: skip
+
+
+def _raw(_: type) -> dict[str, Any]:
+    """Describe `msgspec.Raw`: any JSON."""
+    return {"description": "any JSON"}
+
+
+@functools.cache
+def openapi() -> bytes:
+    """Give the document as JSON."""
+    _, components = msgspec.json.schema_components(_TYPES, schema_hook=_raw, ref_template="#/components/schemas/{name}")
+    for kind, example in _EXAMPLES.items():
+        components[kind.__name__]["examples"] = [example]
+    titles: dict[int, list[str]] = {}
+    for refusal in Refusal.__subclasses__():
+        titles.setdefault(refusal.status, []).append(refusal.title)
+    paths: dict[str, Any] = {}
+    for method, path, summary, body, status, answer, parameters, refusals in _CALLS:
+        call: dict[str, Any] = {
+            "summary": summary,
+            "operationId": f"{method}{''.join(word.strip('{}').title() for word in path.split('/'))}".replace("-", ""),
+            "parameters": [
+                {"name": path[path.index("{") + 1 : path.index("}")], "in": "path", "required": True,
+                 "schema": {"type": "string"}},
+            ] if "{" in path else [],
+            "responses": {str(status): {"description": "OK" if status == 200 else "Accepted: safe in Kafka"}},
+        }  # fmt: skip
+        call["parameters"] += [
+            {"name": name, "in": "query", "schema": schema, "description": text} for name, schema, text in parameters
+        ]
+        if body is not None:
+            content: dict[str, Any] = {"application/json": {"schema": _ref(body)}}
+            if path == "/batches":
+                content["application/x-ndjson"] = {"schema": {"type": "string"}}
+            call["requestBody"] = {"required": True, "content": content}
+        if answer is not None:
+            call["responses"][str(status)]["content"] = {"application/json": {"schema": _ref(answer)}}
+        for code in refusals:
+            call["responses"][str(code)] = {
+                "description": "; ".join(titles[code]),
+                "content": {MEDIA_TYPE: {"schema": _ref(wire.Problem)}},
+            }
+        paths.setdefault(path, {})[method] = call
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "NexusQ", "version": version("nexusq"), "license": {"name": "MIT"}},
+            "paths": paths,
+            "components": {"schemas": components},
+        }
+    )
+
+
+def _ref(kind: type) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+@functools.cache
+def docs_page() -> str:
+    """Give the page that shows the document. It loads nothing from anywhere."""
+    return (files("nexusq_server") / "docs.html").read_text().replace("/*OPENAPI*/null", openapi().decode())

@@ -1,0 +1,304 @@
+"""Reads for the API: one task, a batch's counters, pages of tasks by columns. On the event loop, never blocking it.
+
+Results, errors and payloads are JSON in Redis already: they go into the answer as they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from typing import Any, cast
+
+import msgspec
+import redis.asyncio
+from msgspec import UNSET, Raw
+
+from nexusq_sdk.protocol import ids, redis_layout
+from nexusq_sdk.protocol.wire import (
+    COLUMNS,
+    PAYLOAD_COLUMN,
+    BatchView,
+    TaskError,
+    TaskView,
+    WorkerView,
+)
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TERMINAL, Status
+from nexusq_server.problems import BatchNotFound, InvalidRequest, TaskExpired, TaskNotFound
+
+#: Rows that one request for ``GET /tasks`` looks at; a page may be shorter and still have a next one.
+MAX_SCANNED = 20_000
+#: Rows a script call.
+SLICE = 1000
+_FIELDS = ("taskType", "status", "result", "error", "attempt", "worker", "submittedUs", "startedUs", "finishedUs")
+_JSON = frozenset({"result", "error", "payload"})
+_NUMBERS = frozenset({"attempt", "submittedUs", "startedUs", "finishedUs"})
+_pack = msgspec.msgpack.Encoder().encode
+_encode = msgspec.json.Encoder().encode
+
+Row = list[bytes | None]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What ``GET /tasks`` asks for; None: any."""
+
+    status: Status | None = None
+    task_type: str | None = None
+    batch: str | None = None
+    since_us: int | None = None
+
+
+def _time(value: bytes | None) -> datetime | None:
+    return None if value is None else datetime.fromtimestamp(int(value) / 1_000_000, UTC)
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
+
+
+class Queries:
+    """The reads. Every method raises `redis.RedisError` when Redis is away."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._redis = client
+        script = (files("nexusq_server") / "lua" / "read_tasks.lua").read_text()
+        self._read_tasks = client.register_script(script)
+
+    async def read_tasks(self, task_ids: Sequence[str], fields: Sequence[str]) -> list[Row]:
+        """Give the fields of tasks, in their order."""
+        rows: list[Row] = []
+        for start in range(0, len(task_ids), SLICE):
+            args = [_pack(list(task_ids[start : start + SLICE])), _pack(list(fields))]
+            rows += cast(list[Row], await self._read_tasks(keys=[], args=args))
+        return rows
+
+    async def task(self, task_id: str) -> TaskView:
+        """Give all that is known of a task.
+
+        Raises
+        ------
+        TaskNotFound, TaskExpired
+        """
+        if not ids.is_task_id(task_id):
+            raise TaskNotFound(f"expected a task id, <uuid> or <uuid>-<index> in lower case, got {task_id!r}")
+        state = cast(dict[bytes, bytes], await self._redis.hgetall(redis_layout.task_key(task_id)))
+        if not state:
+            raise await self._absent(task_id)
+        split = ids.split_task_id(task_id)
+        error, payload, result = state.get(b"error"), state.get(b"payload"), state.get(b"result")
+        return TaskView(
+            task_id=task_id,
+            task_type=state[b"taskType"].decode(),
+            status=Status(state[b"status"].decode()),
+            payload=UNSET if payload is None else Raw(payload),
+            result=UNSET if result is None else Raw(result),
+            error=None if error is None else msgspec.json.decode(error, type=TaskError),
+            attempt=int(state.get(b"attempt", 0)),
+            worker=_text(state.get(b"worker")),
+            queue=_text(state.get(b"queue")) or DEFAULT_QUEUE,
+            batch_id=split[0] if split else None,
+            submitted_at=_time(state.get(b"submittedUs")),
+            started_at=_time(state.get(b"startedUs")),
+            finished_at=_time(state.get(b"finishedUs")),
+        )
+
+    async def batch(self, batch_id: str) -> BatchView:
+        """Give a batch's counters.
+
+        Raises
+        ------
+        BatchNotFound
+        """
+        if not ids.is_id(batch_id):
+            raise BatchNotFound(f"expected a batch id, a uuid in lower case, got {batch_id!r}")
+        state = cast(dict[bytes, bytes], await self._redis.hgetall(redis_layout.batch_key(batch_id)))
+        if not state:
+            raise BatchNotFound(f"there is no batch {batch_id}: it never was, or was forgotten long after its end")
+        counts = {status.value: int(state.get(status.value.encode(), 0)) for status in Status}
+        started, finished = state.get(b"startedUs"), state.get(b"finishedUs")
+        ended = sum(counts[status] for status in TERMINAL)
+        seconds = ((int(finished) if finished else time.time_ns() // 1000) - int(started)) / 1e6 if started else 0.0
+        return BatchView(
+            batch_id=batch_id,
+            task_type=state[b"taskType"].decode(),
+            queue=_text(state.get(b"queue")) or DEFAULT_QUEUE,
+            size=int(state.get(b"size", 0)),
+            closed=b"closed" in state,
+            counts=counts,
+            rate_per_second=round(ended / seconds, 1) if seconds > 0 else 0.0,
+            submitted_at=cast(datetime, _time(state[b"submittedUs"])),
+            started_at=_time(started),
+            finished_at=_time(finished),
+        )
+
+    async def batch_page(self, batch_id: str, cursor: str | None, limit: int, payload: bool) -> bytes:
+        """Give a page of a batch's tasks by rows, from the first on, as the JSON of a `wire.TaskPage`."""
+        size = (await self.batch(batch_id)).size
+        [first] = _uncursor(cursor, int) if cursor else [0]
+        end = min(size, first + limit)
+        task_ids = [ids.task_id(batch_id, index) for index in range(first, end)]
+        fields = (*_FIELDS, PAYLOAD_COLUMN) if payload else _FIELDS
+        rows = await self.read_tasks(task_ids, fields)
+        return _page(task_ids, rows, fields, _cursor(end) if end < size else None)
+
+    async def page(self, filters: Filters, cursor: str | None, limit: int, payload: bool) -> bytes:
+        """Give a page of all tasks that match, newest first, as the JSON of a `wire.TaskPage`."""
+        fields = (*_FIELDS, PAYLOAD_COLUMN) if payload else _FIELDS
+        found_ids: list[str] = []
+        found: list[Row] = []
+        scanned = 0
+        position = tuple(_uncursor(cursor, str, str, int)) if cursor else None
+        while True:
+            units = await self._units(filters, position)
+            if not units:
+                return _page(found_ids, found, fields, None)
+            for score, member, rows in units:
+                # A single task is one row, numbered 0; a batch's rows are walked from the last one down.
+                top = min(rows, cast(int, position[2])) if position and position[1] == member else rows
+                while top > 0:
+                    if len(found_ids) >= limit or scanned >= MAX_SCANNED:
+                        return _page(found_ids, found, fields, _cursor(score, member, top))
+                    low = max(0, top - min(SLICE, limit))
+                    batch = await self._is_batch(member)
+                    names = [ids.task_id(member, i) for i in range(top - 1, low - 1, -1)] if batch else [member]
+                    scanned += len(names)
+                    for index, (name, row) in enumerate(zip(names, await self.read_tasks(names, fields), strict=True)):
+                        if not _matches(row, filters):
+                            continue
+                        if len(found_ids) >= limit:
+                            return _page(found_ids, found, fields, _cursor(score, member, top - index))
+                        found_ids.append(name)
+                        found.append(row)
+                    top = low
+                position = (score, member, 0)
+
+    async def workers(self) -> list[WorkerView]:
+        """Give the live workers."""
+        names = [name.decode() for name in cast(list[bytes], await self._redis.zrange(redis_layout.WORKERS, 0, -1))]
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hgetall(redis_layout.worker_key(name))
+        leases: list[dict[bytes, bytes]] = await pipeline.execute() if names else []
+        return [
+            WorkerView(
+                worker=name,
+                queues=lease[b"queues"].decode().split(","),
+                task_types=lease[b"taskTypes"].decode().split(","),
+                concurrency=int(lease[b"concurrency"]),
+                running=int(lease[b"running"]),
+                settled=int(lease[b"settled"]),
+                rejected=int(lease[b"rejected"]),
+                started_at=cast(datetime, _time(lease[b"startedUs"])),
+            )
+            for name, lease in zip(names, leases, strict=True)
+            if b"startedUs" in lease
+        ]
+
+    async def _absent(self, task_id: str) -> TaskNotFound | TaskExpired:
+        split = ids.split_task_id(task_id)
+        if split is None:
+            was = bool(await self._redis.exists(redis_layout.GONE + task_id))
+        else:
+            size = await self._redis.hget(redis_layout.batch_key(split[0]), "size")
+            was = size is not None and split[1] < int(size)
+        if was:
+            return TaskExpired(f"task {task_id} has ended and its state is not kept any more (NEXUSQ_RESULT_TTL)")
+        return TaskNotFound(f"there is no task {task_id}: it was never accepted, or forgotten long after its end")
+
+    async def _is_batch(self, member: str) -> bool:
+        return bool(await self._redis.exists(redis_layout.batch_key(member)))
+
+    async def _units(self, filters: Filters, position: tuple[Any, ...] | None) -> list[tuple[str, str, int]]:
+        """Give single tasks and batches from `position` on, newest first: score, id, rows to look at."""
+        if filters.batch is not None:
+            if position and position[2] == 0:
+                return []
+            view = await self.batch(filters.batch)
+            return [("0", filters.batch, view.size)]
+        upper = position[0] if position else "+inf"
+        lower = filters.since_us if filters.since_us is not None else "-inf"
+        raw = cast(
+            list[tuple[bytes, float]],
+            await self._redis.zrevrangebyscore(redis_layout.RECENT, upper, lower, 0, 200, withscores=True),
+        )
+        members = [(f"{score:.0f}", member.decode()) for member, score in raw]
+        if position:
+            # Members of one score come in descending order: those at or before the position are done with.
+            members = [
+                entry
+                for entry in members
+                if entry[0] != position[0] or entry[1] < position[1] or (entry[1] == position[1] and position[2] > 0)
+            ]
+        pipeline = self._redis.pipeline(transaction=False)
+        for _, member in members:
+            status = filters.status.value if filters.status else "size"
+            pipeline.hmget(redis_layout.batch_key(member), "size", "taskType", status)
+        units = []
+        for (score, member), (size, task_type, count) in zip(
+            members, await pipeline.execute() if members else [], strict=True
+        ):
+            rows = 1 if size is None else int(size)
+            if size is not None and (
+                (filters.task_type and task_type != filters.task_type.encode())
+                or (filters.status and int(count or 0) <= 0)
+            ):
+                rows = 0  # nothing in this batch can match
+            units.append((score, member, rows))
+        return units
+
+
+def _matches(row: Row, filters: Filters) -> bool:
+    task_type, status = row[0], row[1]
+    return (
+        status is not None
+        and (filters.status is None or status == filters.status.value.encode())
+        and (filters.task_type is None or task_type == filters.task_type.encode())
+    )
+
+
+def _page(task_ids: list[str], rows: list[Row], fields: Sequence[str], cursor: str | None) -> bytes:
+    columns = [b'"taskId":' + _encode(task_ids)]
+    values = list(zip(*rows, strict=True)) if rows else [()] * len(fields)
+    order = (*COLUMNS[1:], PAYLOAD_COLUMN)
+    for name, column in sorted(zip(fields, values, strict=True), key=lambda entry: order.index(entry[0])):
+        if name in _JSON or name in _NUMBERS:
+            body = b"[" + b",".join([b"null" if value is None else value for value in column]) + b"]"
+        else:
+            body = _encode([None if value is None else value.decode() for value in column])
+        columns.append(b'"%b":%b' % (name.encode(), body))
+    return b'{"columns":{%b},"nextCursor":%b}' % (b",".join(columns), _encode(cursor))
+
+
+def _cursor(*parts: str | int) -> str:
+    return base64.urlsafe_b64encode(_encode(parts)).rstrip(b"=").decode()
+
+
+def _uncursor(cursor: str, *types: type) -> list[Any]:
+    try:
+        parts = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=list[Any])
+    except (ValueError, msgspec.DecodeError):
+        parts = []
+    right = len(parts) == len(types) and all(type(part) is kind for part, kind in zip(parts, types, strict=False))
+    if not right or any(isinstance(part, int) and part < 0 for part in parts):
+        raise InvalidRequest(f"expected cursor to be the nextCursor of an earlier page, got {cursor!r}")
+    return parts
+
+
+_SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_since(text: str) -> int:
+    """Read ``15m``, ``2h``, ``1d`` or an RFC 3339 time as microseconds since 1970."""
+    if text[:-1].isdigit() and text[-1] in _SPANS:
+        return int((time.time() - timedelta(seconds=int(text[:-1]) * _SPANS[text[-1]]).total_seconds()) * 1_000_000)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest(
+            f"expected since to be a span such as 15m, 2h or 1d, or a time such as 2026-01-31T12:00:00Z, got {text!r}"
+        ) from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)
