@@ -1,3 +1,96 @@
-"""NexusQ for notebooks: submit a DataFrame of tasks, watch them, read the outcomes as a DataFrame."""
+"""NexusQ for notebooks: submit a DataFrame of tasks, watch them run, read the outcomes as a DataFrame.
+
+Names load when they are first used: importing this package costs next to nothing, and a worker that imports
+``nexusq_sdk.task`` never loads pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from nexusq_sdk.batch import Batch, Task
+    from nexusq_sdk.client import Client
+    from nexusq_sdk.errors import (
+        ConnectionFailed,
+        NexusQError,
+        Refused,
+        ResultExpired,
+        RowError,
+        ServerFailed,
+        ServerUnavailable,
+        TaskCancelled,
+        TaskFailed,
+        UnknownTask,
+        UnknownTaskType,
+        WaitTimeout,
+    )
+    from nexusq_sdk.local_cluster import LocalCluster, LocalClusterError, local
+    from nexusq_sdk.protocol.words import Status
+    from nexusq_sdk.redis_view import RedisView
+    from nexusq_sdk.tasks import task
+
+_HOMES = {
+    "Batch": "batch",
+    "Client": "client",
+    "ConnectionFailed": "errors",
+    "LocalCluster": "local_cluster",
+    "LocalClusterError": "local_cluster",
+    "NexusQError": "errors",
+    "RedisView": "redis_view",
+    "Refused": "errors",
+    "ResultExpired": "errors",
+    "RowError": "errors",
+    "ServerFailed": "errors",
+    "ServerUnavailable": "errors",
+    "Status": "protocol.words",
+    "Task": "batch",
+    "TaskCancelled": "errors",
+    "TaskFailed": "errors",
+    "UnknownTask": "errors",
+    "UnknownTaskType": "errors",
+    "WaitTimeout": "errors",
+    "local": "local_cluster",
+    "task": "tasks",
+}
+
+__all__ = [
+    "Batch",
+    "Client",
+    "ConnectionFailed",
+    "LocalCluster",
+    "LocalClusterError",
+    "NexusQError",
+    "RedisView",
+    "Refused",
+    "ResultExpired",
+    "RowError",
+    "ServerFailed",
+    "ServerUnavailable",
+    "Status",
+    "Task",
+    "TaskCancelled",
+    "TaskFailed",
+    "UnknownTask",
+    "UnknownTaskType",
+    "WaitTimeout",
+    "__version__",
+    "local",
+    "task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'nexusq_sdk' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"nexusq_sdk.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -28,7 +28,7 @@ def test_the_contracts_on_imports_hold() -> None:
 def test_importing_the_sdk_loads_neither_pandas_nor_widgets_nor_httpx() -> None:
     heavy = {"pandas", "numpy", "ipywidgets", "IPython", "httpx", "redis", "kafka", "nexusq_server"}
 
-    assert set() == heavy & loaded_by("import nexusq_sdk, nexusq_sdk.tasks, nexusq_sdk.local")
+    assert set() == heavy & loaded_by("import nexusq_sdk, nexusq_sdk.tasks, nexusq_sdk.local_cluster")
 
 
 def test_a_worker_loads_nothing_of_a_notebooks() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 
@@ -46,8 +47,9 @@ def _kind(path: Path, known: dict[str, str]) -> str:
 
 
 def _read(path: Path) -> Any:
+    import pandas  # noqa: PLC0415 - only this command needs it
+
     reader = _kind(path, _READERS)
-    pandas = nexusq_sdk.frames.pandas()
     options = {"lines": True} if reader == "read_json" else {}
     try:
         return getattr(pandas, reader)(path, **options)
@@ -78,7 +80,10 @@ def status(
 ) -> None:
     """Print how a task or a batch stands."""
     with _client(url) as client:
-        typer.echo(client.describe(id_))
+        try:
+            typer.echo(_described(client.task(id_).info()))
+        except nexusq_sdk.UnknownTask:
+            typer.echo(_described(client.batch(id_).info()))
 
 
 def report(
@@ -107,7 +112,12 @@ def report(
 
 def _json(value: Any) -> str:
     """Give a result as JSON: a table's cell holds text, not Python's spelling of a dict."""
-    return nexusq_sdk.frames.as_json(value)
+    return msgspec.json.encode(value).decode()
+
+
+def _described(view: msgspec.Struct) -> str:
+    """Give what the API answers, as JSON to read."""
+    return msgspec.json.format(msgspec.json.encode(view), indent=2).decode()
 
 
 def types(url: Url = None) -> None:
