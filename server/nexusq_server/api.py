@@ -222,7 +222,8 @@ class Api:
                 )
         if batch.closed and size > batch.size:
             raise BatchConflict(
-                f"batch {batch.batch_id} is closed with {batch.size} tasks, got rows up to {size - 1}; start a new batch"
+                f"batch {batch.batch_id} is closed with {batch.size} tasks, got rows up to {size - 1}; "
+                f"start a new batch"
             )
 
 
