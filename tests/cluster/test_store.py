@@ -130,9 +130,9 @@ def test_a_dead_workers_task_is_taken_over_and_charged_only_if_it_had_started(st
     # given a worker that had claimed two tasks and started one of them when it died
     started, waiting = new_task(), new_task()
     dead = f"dead-{secrets.token_hex(4)}"
-    store.renew_lease(dead, LEASE, {}, [])
+    store.renew_lease(dead, LEASE, {"queues": "none"}, [])
     store.claim(dead, [(started, 1), (waiting, 1)])
-    store.renew_lease(dead, LEASE, {}, [started.task_id])
+    store.renew_lease(dead, LEASE, {"queues": "none"}, [started.task_id])
     assert [LATER, LATER] == store.claim(other, [(started, 1), (waiting, 1)])
     store.end_lease(dead)
 

@@ -173,8 +173,7 @@ def test_what_pandas_holds_in_other_ways_is_written_as_its_values() -> None:
             "days": pd.Categorical([date(2026, 1, 2), None]),
             "seconds": pd.Series([90, None], dtype="timedelta64[s]"),
             "short": np.array([0.5, 2.0], dtype=np.float16),
-        },
-        index=["a", "b"],
+        }
     )
 
     first, second = (json.loads(payload) for payload in encode_rows(frame))
@@ -211,7 +210,8 @@ def test_what_has_no_json_form_is_refused_naming_row_and_column(value: Any, said
     size = rows_.SLICE + 2
     cells = np.full(size, "fine", dtype=object)
     cells[size - 2] = value
-    frame = pd.DataFrame({"ok": 1, "bad": pd.Series(cells, dtype=object)}, index=[f"n{row}" for row in range(size)])
+    frame = pd.DataFrame({"ok": 1, "bad": pd.Series(cells, dtype=object)})
+    frame.index = [f"n{row}" for row in range(size)]
 
     # when it is encoded, then nothing comes but the refusal
     with pytest.raises(RowError, match=said) as refusal:
