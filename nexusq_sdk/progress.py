@@ -180,8 +180,8 @@ class Progress(threading.Thread):
         """Stop drawing; the batch goes on."""
         self._closed.set()
 
-    def _repr_html_(self) -> str:
-        return ""  # the widget is shown already
+    def _ipython_display_(self) -> None:
+        """Show nothing at a cell's end: the widget or the bar is there already."""
 
     def __repr__(self) -> str:
         return "<Progress, live>" if self.is_alive() else "<Progress, ended>"
