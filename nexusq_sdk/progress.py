@@ -137,7 +137,7 @@ class WidgetDrawer:
 
 def _counts(view: BatchView) -> str:
     shown = ", ".join(f"{name} {count:,}" for name, count in view.counts.items() if count)
-    return f"<span style='opacity:.7'>({shown}) <code>{html.escape(view.batch_id)}</code></span>"
+    return f"<span style='opacity:.7'>({shown}) <code style='white-space:nowrap'>{html.escape(view.batch_id)}</code></span>"
 
 
 def choose_drawer() -> Drawer:
