@@ -137,7 +137,8 @@ class WidgetDrawer:
 
 def _counts(view: BatchView) -> str:
     shown = ", ".join(f"{name} {count:,}" for name, count in view.counts.items() if count)
-    return f"<span style='opacity:.7'>({shown}) <code style='white-space:nowrap'>{html.escape(view.batch_id)}</code></span>"
+    id_ = f"<code style='white-space:nowrap'>{html.escape(view.batch_id)}</code>"
+    return f"<span style='opacity:.7'>({shown}) {id_}</span>"
 
 
 def choose_drawer() -> Drawer:
