@@ -64,9 +64,15 @@ class LocalCluster:
     def close(self) -> None:
         """Stop everything and wait for its end. Closing it twice does nothing."""
         atexit.unregister(self.close)
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
-        self._process.wait()
+        _stop(self._process)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Close its standard input, which it takes as its end, and wait for that."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    process.wait()
 
 
 def local(
@@ -140,10 +146,10 @@ def local(
         try:
             line = output.readline()
         except BaseException:
-            process.terminate()
+            _stop(process)
             raise
         if not line:
-            process.wait()
+            _stop(process)
             errors.seek(0)
             said = errors.read().strip().removeprefix("nexusq: ")
             raise LocalClusterError(
