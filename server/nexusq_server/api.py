@@ -34,11 +34,26 @@ from nexusq_sdk.protocol.wire import (
     TaskTypes,
     Workers,
 )
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE, MAX_CHUNK_TASKS, MAX_TASK_BYTES, QUEUE, RESERVED_QUEUES, Status
+from nexusq_sdk.protocol.words import (
+    DEFAULT_QUEUE,
+    MAX_CHUNK_TASKS,
+    MAX_TASK_BYTES,
+    QUEUE,
+    RESERVED_QUEUES,
+    TASK_TYPE,
+    Status,
+)
 from nexusq_server import problems
-from nexusq_server.bodies import content_type, decode, decode_lines, read_body, refuse
+from nexusq_server.bodies import Query, chunk_of_lines, content_type, decode, read_body
 from nexusq_server.openapi import docs_page, openapi
-from nexusq_server.problems import BatchConflict, BodyTooLarge, InvalidRequest, KafkaUnavailable, RedisUnavailable
+from nexusq_server.problems import (
+    BatchConflict,
+    BodyTooLarge,
+    InvalidRequest,
+    KafkaUnavailable,
+    RedisUnavailable,
+    UnsupportedBody,
+)
 from nexusq_server.queries import Filters, Queries, parse_since
 from nexusq_server.schemas import Catalogue
 from nexusq_server.settings import Settings
@@ -47,7 +62,6 @@ from nexusq_server.submit import Close, Job, Submitter
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PAGE, MAX_PAGE = 1000, 10_000
 _task_decoder = msgspec.json.Decoder(SubmitTask)
 _chunk_decoder = msgspec.json.Decoder(SubmitChunk)
 _encode = msgspec.json.Encoder().encode
@@ -81,11 +95,12 @@ class Api:
     async def submit_task(self, request: Request) -> Response:
         """``POST /tasks``."""
         if content_type(request) != "json":
-            raise InvalidRequest("expected one task as JSON; POST /batches takes NDJSON")
+            raise UnsupportedBody("expected one task as JSON; POST /batches takes NDJSON")
+        Query(request)
         task = decode(await read_body(request, self._limit), _task_decoder)
         queue, ttl = _checked(task.options)
         if task.task_id is not None and not ids.is_id(task.task_id):
-            raise InvalidRequest(f"expected taskId to be a uuid in lower case, got {task.task_id!r}")
+            raise InvalidRequest(f"expected taskId to be a uuid in lower case, got {task.task_id!r}", field="taskId")
         await self._check(task.task_type, [task.payload], task.options, rows=False)
         task_id = task.task_id or ids.new_id()
         new = NewTask(task_id, task.task_type, bytes(task.payload), queue, ttl, now_us())
@@ -95,13 +110,19 @@ class Api:
     async def submit_chunk(self, request: Request) -> Response:
         """``POST /batches``."""
         kind = content_type(request)
+        if kind == "json":
+            Query(request)
         body = await read_body(request, self._limit)
-        chunk = decode(body, _chunk_decoder) if kind == "json" else _chunk_of_lines(request, body)
+        chunk = decode(body, _chunk_decoder) if kind == "json" else chunk_of_lines(request, body)
         queue, ttl = _checked(chunk.options)
         if chunk.batch_id is not None and not ids.is_id(chunk.batch_id):
-            raise InvalidRequest(f"expected batchId to be a uuid in lower case, got {chunk.batch_id!r}")
+            raise InvalidRequest(
+                f"expected batchId to be a uuid in lower case, got {chunk.batch_id!r}", field="batchId"
+            )
         if not 0 <= chunk.first_index <= 10**9:
-            raise InvalidRequest(f"expected firstIndex to be from 0 to 1,000,000,000, got {chunk.first_index}")
+            raise InvalidRequest(
+                f"expected firstIndex to be from 0 to 1,000,000,000, got {chunk.first_index}", field="firstIndex"
+            )
         if len(chunk.payloads) > MAX_CHUNK_TASKS:
             raise BodyTooLarge(
                 f"expected at most {MAX_CHUNK_TASKS} tasks a chunk, got {len(chunk.payloads)}; "
@@ -134,7 +155,7 @@ class Api:
 
     async def batch_tasks(self, request: Request) -> Response:
         """``GET /batches/{batchId}/tasks``."""
-        asked = _Query(request, "cursor", "limit", "payload")
+        asked = Query(request, "cursor", "limit", "payload")
         page = await self._queries.batch_page(
             request.path_params["batch_id"], asked.text("cursor"), asked.limit(), asked.flag("payload")
         )
@@ -142,10 +163,10 @@ class Api:
 
     async def tasks(self, request: Request) -> Response:
         """``GET /tasks``."""
-        asked = _Query(request, "status", "type", "batch", "since", "cursor", "limit", "payload")
+        asked = Query(request, "status", "type", "batch", "since", "cursor", "limit", "payload")
         since, status = asked.text("since"), asked.text("status")
         if status is not None and status not in Status.__members__:
-            raise InvalidRequest(f"expected status to be one of {', '.join(Status)}, got {status!r}")
+            raise InvalidRequest(f"expected status to be one of {', '.join(Status)}, got {status!r}", field="status")
         filters = Filters(
             status=Status(status) if status else None,
             task_type=asked.text("type"),
@@ -199,6 +220,12 @@ class Api:
     async def _check(
         self, task_type: str, payloads: list[msgspec.Raw], options: Options | None, *, rows: bool, first: int = 0
     ) -> None:
+        if TASK_TYPE.fullmatch(task_type) is None:
+            raise InvalidRequest(
+                f"expected taskType to be a name such as 'EMAIL_SEND' (a letter, then letters, digits, '_', '.', ':' "
+                f"or '-'; 100 at most), got {task_type!r}",
+                field="taskType",
+            )
         for row, payload in enumerate(payloads):
             if len(memoryview(payload)) > MAX_TASK_BYTES:
                 where = f"row {first + row}: " if rows else ""
@@ -225,40 +252,11 @@ class Api:
                 f"batch {batch.batch_id} is closed with {batch.size} tasks, got rows up to {size - 1}; "
                 f"start a new batch"
             )
-
-
-class _Query:
-    """Query parameters; unknown ones are refused, since they are most likely misspelt."""
-
-    def __init__(self, request: Request, *known: str) -> None:
-        self._values = request.query_params
-        for name in self._values:
-            if name not in known:
-                raise InvalidRequest(f"expected query parameters among {', '.join(known)}, got {name!r}")
-
-    def text(self, name: str) -> str | None:
-        return self._values.get(name) or None
-
-    def flag(self, name: str) -> bool:
-        value = self._values.get(name, "false").lower()
-        if value not in {"true", "false"}:
-            raise InvalidRequest(f"expected {name} to be true or false, got {value!r}")
-        return value == "true"
-
-    def number(self, name: str, default: int) -> int:
-        value = self._values.get(name)
-        if value is None:
-            return default
-        try:
-            return int(value)
-        except ValueError:
-            raise InvalidRequest(f"expected {name} to be a whole number, got {value!r}") from None
-
-    def limit(self) -> int:
-        value = self.number("limit", DEFAULT_PAGE)
-        if not 1 <= value <= MAX_PAGE:
-            raise InvalidRequest(f"expected limit to be from 1 to {MAX_PAGE}, got {value}")
-        return value
+        if chunk.last and size < batch.size:
+            raise BatchConflict(
+                f"expected the last chunk of batch {batch.batch_id} to have its last rows, got rows up to {size - 1}; "
+                f"rows up to {batch.size - 1} are there already"
+            )
 
 
 def _checked(options: Options | None) -> tuple[str, float | None]:
@@ -267,11 +265,14 @@ def _checked(options: Options | None) -> tuple[str, float | None]:
     if QUEUE.fullmatch(queue) is None or queue in RESERVED_QUEUES:
         raise InvalidRequest(
             f"expected queue to be a name such as 'reports' (a-z, 0-9, '_', '-'; 60 at most; "
-            f"not {', '.join(sorted(RESERVED_QUEUES))}), got {queue!r}"
+            f"not {', '.join(sorted(RESERVED_QUEUES))}), got {queue!r}",
+            field="options.queue",
         )
     ttl = options.result_ttl_seconds if options else None
     if ttl is not None and not 1 <= ttl <= 3650 * 86400:
-        raise InvalidRequest(f"expected resultTtlSeconds to be from 1 to ten years, got {ttl:g}")
+        raise InvalidRequest(
+            f"expected resultTtlSeconds to be from 1 to ten years, got {ttl:g}", field="options.resultTtlSeconds"
+        )
     return queue, ttl
 
 
@@ -280,21 +281,6 @@ def _on_record(options: Options | None) -> Options | None:
     if options is None or options.result_ttl_seconds is None:
         return None
     return Options(result_ttl_seconds=options.result_ttl_seconds)
-
-
-def _chunk_of_lines(request: Request, body: bytes) -> SubmitChunk:
-    """Make a chunk from NDJSON and the query's parameters."""
-    known = ("taskType", "batchId", "firstIndex", "last", "queue", "resultTtlSeconds", "allowUnknown")
-    asked = _Query(request, *known)
-    values: dict[str, Any] = {name: value for name, value in request.query_params.items() if name in known[:4]}
-    options = {name: value for name, value in request.query_params.items() if name in known[4:]}
-    asked.flag("last"), asked.flag("allowUnknown"), asked.number("firstIndex", 0)
-    try:
-        chunk = msgspec.convert(values | {"payloads": [], "options": options}, SubmitChunk, strict=False)
-    except msgspec.ValidationError as error:
-        raise refuse(str(error)) from None
-    chunk.payloads = decode_lines(body)
-    return chunk
 
 
 def create_app(settings: Settings) -> Starlette:

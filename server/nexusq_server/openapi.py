@@ -79,7 +79,8 @@ _LINES = [
 #: Method, path, what it is for, body, answer's status and type, query parameters, statuses of its refusals.
 _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list[int]]] = [
     ("post", "/tasks", "Submit one task", wire.SubmitTask, 202, wire.Submitted, [], [413, 415, 422, 503]),
-    ("get", "/tasks", "List tasks, newest first, by columns", None, 200, wire.TaskPage, _FILTERS + _PAGE, [422, 503]),
+    ("get", "/tasks", "List tasks, newest first, by columns",
+     None, 200, wire.TaskPage, _FILTERS + _PAGE, [404, 422, 503]),
     ("get", "/tasks/{taskId}", "All that is known of a task", None, 200, wire.TaskView, [], [404, 410, 503]),
     ("post", "/batches", "Submit a batch or a chunk of one; JSON or NDJSON (a payload a line), gzip too",
      wire.SubmitChunk, 202, wire.ChunkAccepted, _LINES, [409, 413, 415, 422, 503]),

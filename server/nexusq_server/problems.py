@@ -32,10 +32,10 @@ class Refusal(Exception):
     title = "The server failed"
     retry = False  # whether it helps to come again soon
 
-    def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
+    def __init__(self, detail: str, errors: Sequence[FieldError] = (), *, field: str = "") -> None:
         super().__init__(detail)
         self.detail = detail
-        self.errors = list(errors)
+        self.errors = [FieldError(message=detail, field=field)] if field and not errors else list(errors)
 
 
 class InvalidRequest(Refusal):

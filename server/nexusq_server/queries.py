@@ -6,10 +6,11 @@ Results, errors and payloads are JSON in Redis already: they go into the answer 
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, cast
 
@@ -152,6 +153,8 @@ class Queries:
         found: list[Row] = []
         scanned = 0
         position = tuple(_uncursor(cursor, str, str, int)) if cursor else None
+        if position and not position[0].isdecimal():
+            raise _bad_cursor(cursor)
         while True:
             units = await self._units(filters, position)
             if not units:
@@ -252,11 +255,12 @@ class Queries:
 
 
 def _matches(row: Row, filters: Filters) -> bool:
-    task_type, status = row[0], row[1]
+    task_type, status, submitted = row[0], row[1], row[6]
     return (
         status is not None
         and (filters.status is None or status == filters.status.value.encode())
         and (filters.task_type is None or task_type == filters.task_type.encode())
+        and (filters.since_us is None or int(submitted or 0) >= filters.since_us)
     )
 
 
@@ -280,12 +284,18 @@ def _cursor(*parts: str | int) -> str:
 def _uncursor(cursor: str, *types: type) -> list[Any]:
     try:
         parts = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=list[Any])
-    except (ValueError, msgspec.DecodeError):
+    except (ValueError, msgspec.DecodeError, RecursionError):
         parts = []
     right = len(parts) == len(types) and all(type(part) is kind for part, kind in zip(parts, types, strict=False))
     if not right or any(isinstance(part, int) and part < 0 for part in parts):
-        raise InvalidRequest(f"expected cursor to be the nextCursor of an earlier page, got {cursor!r}")
+        raise _bad_cursor(cursor)
     return parts
+
+
+def _bad_cursor(cursor: object) -> InvalidRequest:
+    return InvalidRequest(
+        f"expected cursor to be the nextCursor of an earlier page, got {str(cursor)[:200]!r}", field="cursor"
+    )
 
 
 _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -293,12 +303,13 @@ _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def parse_since(text: str) -> int:
     """Read ``15m``, ``2h``, ``1d`` or an RFC 3339 time as microseconds since 1970."""
-    if text[:-1].isdigit() and text[-1] in _SPANS:
-        return int((time.time() - timedelta(seconds=int(text[:-1]) * _SPANS[text[-1]]).total_seconds()) * 1_000_000)
+    if re.fullmatch(r"[0-9]{1,12}[smhd]", text):
+        return int((time.time() - int(text[:-1]) * _SPANS[text[-1]]) * 1_000_000)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidRequest(
-            f"expected since to be a span such as 15m, 2h or 1d, or a time such as 2026-01-31T12:00:00Z, got {text!r}"
+            f"expected since to be a span such as 15m, 2h or 1d, or a time such as 2026-01-31T12:00:00Z, got {text!r}",
+            field="since",
         ) from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)

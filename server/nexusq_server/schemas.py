@@ -6,6 +6,7 @@ The catalogue is in Redis, written by workers; it is read again after a second, 
 from __future__ import annotations
 
 import difflib
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, cast
@@ -18,6 +19,8 @@ from redis import RedisError
 from nexusq_sdk.protocol.redis_layout import TYPES
 from nexusq_sdk.protocol.wire import FieldError, TaskType
 from nexusq_server.problems import InvalidPayload, UnknownTaskType
+
+log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 1.0
 #: How many faults of a batch are listed; the rest is counted.
@@ -73,21 +76,20 @@ class Catalogue:
                 if not self.types:
                     return  # nothing is known: the worker will say what is wrong with it
         known = self.types.get(task_type)
-        if known is None:
-            if allow_unknown:
-                return
-            raise UnknownTaskType(_unknown(task_type, list(self.types)))
-        if not known.payload_schema:
-            return
-        validator = self._validators.get(task_type)
-        if validator is None:
-            validator = jsonschema_rs.validator_for(known.payload_schema, validate_formats=True)
-            self._validators[task_type] = validator
+        if known is None and not allow_unknown:
+            raise UnknownTaskType(_unknown(task_type, list(self.types)), field="taskType")
+        validator = self._validator(known) if known is not None else None
         wrong = 0
         errors: list[FieldError] = []
         for row, payload in enumerate(payloads, first):
-            instance = _decode(payload)
-            if validator.is_valid(instance):
+            try:
+                instance = _decode(payload)
+            except (msgspec.DecodeError, RecursionError) as error:
+                wrong += 1
+                message = f"expected the payload to be JSON that can be read: {str(error).partition(' - at')[0]}"
+                errors.append(FieldError(message=message, row=row if rows else None))
+                continue
+            if validator is None or known is None or validator.is_valid(instance):
                 continue
             wrong += 1
             if len(errors) < MAX_LISTED:
@@ -97,6 +99,19 @@ class Catalogue:
             where = f"row {worst.row}: " if rows else ""
             more = f"; {wrong} of {len(payloads)} rows are wrong" if wrong > 1 else ""
             raise InvalidPayload(f"{task_type}: {where}{worst.message}{more}", errors[:MAX_LISTED])
+
+    def _validator(self, known: TaskType) -> Any:
+        """Give what checks a type's payloads; None if nothing can be said of them before a worker has them."""
+        if not known.payload_schema:
+            return None
+        name = known.task_type
+        if name not in self._validators:
+            try:
+                self._validators[name] = jsonschema_rs.validator_for(known.payload_schema, validate_formats=True)
+            except ValueError as error:  # such as a pattern that Python knows and others do not
+                log.warning("the payloads of %s are checked by workers only: %s", name, error)
+                self._validators[name] = None
+        return self._validators[name]
 
 
 def _unknown(task_type: str, known: list[str]) -> str:
@@ -111,6 +126,7 @@ def _unknown(task_type: str, known: list[str]) -> str:
 def _fault(error: Any, known: TaskType, row: int | None) -> FieldError:
     """Put a validator's error in our words."""
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path).lstrip(".")
+    where = repr(path) if path else "the payload"
     what = error.kind.as_dict()
     match error.kind.name:
         case "required":
@@ -126,10 +142,10 @@ def _fault(error: Any, known: TaskType, row: int | None) -> FieldError:
             types = what["types"]
             wanted = " or ".join(types) if isinstance(types, list) else str(types)
             got = msgspec.json.encode(error.instance).decode()
-            message = f"expected {path or 'the payload'!r} to be {_article(wanted)}, got {got[:100]}"
+            message = f"expected {where} to be {_article(wanted)}, got {got[:100]}"
             return FieldError(message=message, field=path, row=row)
         case _:
-            message = f"expected {path or 'the payload'!r} to fit the type's schema: {error.message}"
+            message = f"expected {where} to fit the type's schema: {error.message}"
             return FieldError(message=message, field=path, row=row)
 
 
