@@ -1,0 +1,12 @@
+"""The handlers of the tour. A worker imports this module: ``nexusq worker --tasks tour_tasks``."""
+
+from __future__ import annotations
+
+from nexusq_sdk import task
+
+
+@task("DISCOUNT")
+def discount(spent: float, orders: int) -> dict[str, int]:
+    """Work out a discount from an average order."""
+    average = spent / orders
+    return {"percent": 10 if average > 40 else 5}
