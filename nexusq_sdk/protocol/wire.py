@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from nexusq_sdk.protocol.words import Status
+from nexusq_sdk.protocol.words import Priority, Status
 
 
 class Strict(Struct, rename="camel", kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -22,11 +22,28 @@ class Answer(Struct, rename="camel", kw_only=True, omit_defaults=True):
     """What the server sends: unknown fields are passed over, so that an older SDK reads a newer server."""
 
 
+class Backoff(Strict):
+    """How long to wait before the next attempt: a random time up to ``initial × 2ⁿ``, at most `cap` ("full jitter").
+
+    n counts the attempts that have failed, from 0. Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+
+    initial_seconds: float = 1.0
+    cap_seconds: float = 300.0
+
+
 class Options(Strict):
-    """How a task or every task of a batch is to be handled."""
+    """How a task or every task of a batch is to be handled. What is not given is the task type's, then the server's."""
 
     queue: str | None = None
+    priority: Priority | None = None
+    delay_seconds: float | None = None
+    eta: datetime | None = None
+    max_attempts: int | None = None
+    backoff: Backoff | None = None
+    timeout_seconds: float | None = None
     result_ttl_seconds: float | None = None
+    idempotency_key: str | None = None
     allow_unknown: bool = False
 
 

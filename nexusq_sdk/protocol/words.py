@@ -25,13 +25,24 @@ class Status(StrEnum):
         return self in TERMINAL
 
 
+class Priority(StrEnum):
+    """Which of a queue's three topics a task waits in. Workers share their time out by `WEIGHTS`: none is starved."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+#: Of 21 tasks that are claimed while all three wait, so many are of each priority.
+WEIGHTS = {Priority.HIGH: 16, Priority.NORMAL: 4, Priority.LOW: 1}
+
 TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
 DEFAULT_QUEUE = "default"
 #: Task types and queues stand in topic names, URLs and shell commands: no blanks, no separators.
 TASK_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}", re.ASCII)
 QUEUE = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}", re.ASCII)
-#: ``task-queue.dead`` is the dead letters' topic and the others are to be priorities' topics.
+#: ``task-queue.dead`` is the dead letters' topic, and the others would be taken for priorities' topics.
 RESERVED_QUEUES = frozenset({"dead", "high", "low", "normal"})
 
 #: The largest record that NexusQ puts on a topic; Kafka's own default limit is about the same.

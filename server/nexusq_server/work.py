@@ -1,10 +1,11 @@
-"""A claimed task on its way through a worker, and the outcome of its attempt. Values only."""
+"""A claimed task on its way through a worker, and the end of its attempt. Values only."""
 
 from __future__ import annotations
 
 import linecache
 import traceback
 from dataclasses import dataclass
+from datetime import timedelta
 
 import msgspec
 from kafka import TopicPartition
@@ -12,7 +13,7 @@ from kafka import TopicPartition
 from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_server.offsets import Place
-from nexusq_server.store import NewTask, Outcome
+from nexusq_server.store import NewTask, now_us
 
 #: A traceback's longest text: it is kept in Redis and shown in notebooks.
 MAX_TRACEBACK_CHARS = 20_000
@@ -31,23 +32,49 @@ class Received:
 
 @dataclass(slots=True)
 class Claimed:
-    """A task that this worker may run, as this attempt."""
+    """A task that this worker may run, as this attempt.
+
+    `spent` of its attempts count no more: it was taken back from the dead letters after them.
+    `alone`: it was claimed again and again without an end, so it runs in a process that it can't take others down with.
+    """
 
     received: Received
     attempt: int
+    spent: int = 0
+    alone: bool = False
 
 
-def completed(claimed: Claimed, result: bytes, started_us: int, finished_us: int) -> Outcome:
-    """Give the outcome of a handler that returned."""
-    task_id = claimed.received.task.task_id
-    return Outcome(task_id, claimed.attempt, Status.COMPLETED.value, result, started_us, finished_us)
+@dataclass(slots=True)
+class Ended:
+    """How one attempt ended, before it is decided whether there is another one.
+
+    `value` is JSON: the result, or a `TaskError`. `kinds` are the names of the raised exception's class and its bases, the
+    most derived first, each both qualified by its module and not. `retry_in` is what `nexusq_sdk.Retry` asked for.
+    """
+
+    status: Status
+    value: bytes
+    started_us: int
+    finished_us: int
+    kinds: tuple[str, ...] = ()
+    retry_in: timedelta | None = None
+    hopeless: bool = False  # the next attempt would end the same way: the payload does not fit, nobody knows the type
 
 
-def failed(claimed: Claimed, error: TaskError, started_us: int, finished_us: int) -> Outcome:
-    """Give the outcome of an attempt that failed."""
-    task_id = claimed.received.task.task_id
-    value = msgspec.json.encode(error)
-    return Outcome(task_id, claimed.attempt, Status.FAILED.value, value, started_us, finished_us)
+def completed(result: bytes, started_us: int) -> Ended:
+    """Give the end of a handler that returned."""
+    return Ended(Status.COMPLETED, result, started_us, now_us())
+
+
+def failed(error: TaskError, started_us: int, *, kinds: tuple[str, ...] = (), hopeless: bool = False) -> Ended:
+    """Give the end of an attempt that failed."""
+    return Ended(Status.FAILED, msgspec.json.encode(error), started_us, now_us(), kinds, hopeless=hopeless)
+
+
+def cancelled(started_us: int) -> Ended:
+    """Give the end of a task that was cancelled while it ran."""
+    error = TaskError(type="TaskCancelled", message="the task was cancelled while it ran")
+    return Ended(Status.CANCELLED, msgspec.json.encode(error), started_us, now_us())
 
 
 def describe(error: BaseException, skip_frames: int) -> TaskError:
@@ -82,9 +109,9 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}\n... cut ...\n{text[-limit // 2 :]}"
 
 
-def unknown_type(claimed: Claimed, known: list[str], now: int) -> Outcome:
-    """Give the outcome of a task whose type this worker does not know."""
+def unknown_type(claimed: Claimed, known: list[str]) -> Ended:
+    """Give the end of a task whose type this worker does not know."""
     message = (
         f"expected a task type that this worker knows ({', '.join(known)}), got {claimed.received.task.task_type!r}"
     )
-    return failed(claimed, TaskError(type="UnknownTaskType", message=message), now, now)
+    return failed(TaskError(type="UnknownTaskType", message=message), now_us(), hopeless=True)
