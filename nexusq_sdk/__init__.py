@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from nexusq_sdk.local_cluster import LocalCluster, LocalClusterError, local
     from nexusq_sdk.protocol.words import Status
     from nexusq_sdk.redis_view import RedisView
-    from nexusq_sdk.tasks import task
+    from nexusq_sdk.tasks import Cancelled, Retry, TimeLimitExceeded, WorkerLost, current_task, task
 
 _HOMES = {
     "Batch": "batch",
+    "Cancelled": "tasks",
     "Client": "client",
     "ConnectionFailed": "errors",
     "LocalCluster": "local_cluster",
@@ -43,6 +44,7 @@ _HOMES = {
     "RedisView": "redis_view",
     "Refused": "errors",
     "ResultExpired": "errors",
+    "Retry": "tasks",
     "RowError": "errors",
     "ServerFailed": "errors",
     "ServerUnavailable": "errors",
@@ -50,15 +52,19 @@ _HOMES = {
     "Task": "batch",
     "TaskCancelled": "errors",
     "TaskFailed": "errors",
+    "TimeLimitExceeded": "tasks",
     "UnknownTask": "errors",
     "UnknownTaskType": "errors",
     "WaitTimeout": "errors",
+    "WorkerLost": "tasks",
+    "current_task": "tasks",
     "local": "local_cluster",
     "task": "tasks",
 }
 
 __all__ = [
     "Batch",
+    "Cancelled",
     "Client",
     "ConnectionFailed",
     "LocalCluster",
@@ -67,6 +73,7 @@ __all__ = [
     "RedisView",
     "Refused",
     "ResultExpired",
+    "Retry",
     "RowError",
     "ServerFailed",
     "ServerUnavailable",
@@ -74,10 +81,13 @@ __all__ = [
     "Task",
     "TaskCancelled",
     "TaskFailed",
+    "TimeLimitExceeded",
     "UnknownTask",
     "UnknownTaskType",
     "WaitTimeout",
+    "WorkerLost",
     "__version__",
+    "current_task",
     "local",
     "task",
 ]

@@ -5,17 +5,18 @@ Used while a worker starts, by one thread; the `Handler` objects are then called
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Literal
 
 import msgspec
 
 from nexusq_sdk.protocol.wire import TaskType
-from nexusq_sdk.tasks import HANDLER_ATTRIBUTE
+from nexusq_sdk.tasks import HANDLER_ATTRIBUTE, Declaration
 
 _PLAIN = (type(None), bool, int, float, str, bytes, tuple, frozenset)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -41,14 +42,23 @@ _encoder = msgspec.json.Encoder(enc_hook=_json_form)
 
 
 class Handler:
-    """One function that runs tasks of one type: payload's JSON in, result's JSON out."""
+    """One function that runs tasks of one type: payload's JSON in, result's JSON out.
 
-    def __init__(self, task_type: str, function: Callable[..., Any]) -> None:
+    `executor` says where it runs, `timeout` is its attempts' time limit, `policy` what it says of retries. `call` is
+    the function as one to be called and waited for, also where it is async (in an event loop of its own).
+    """
+
+    def __init__(self, task_type: str, function: Callable[..., Any], declared: Declaration | None = None) -> None:
         self.task_type = task_type
         self.function = function
         self.name = f"{function.__module__}.{function.__qualname__}"
-        if inspect.iscoroutinefunction(function):
-            raise HandlerError(f"{self.name}: expected a plain function for {task_type!r}, got an async one; use def")
+        self.policy = declared or Declaration(task_type)
+        self.timeout = self.policy.timeout
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.executor: Literal["thread", "process", "async"] = (
+            "async" if self.is_async else self.policy.executor or "thread"
+        )
+        self.call: Callable[..., Any] = _in_own_loop(function) if self.is_async else function
         self._whole = False  # the payload is handed over as one value
         self._extra = False  # fields beyond the named parameters are handed over as well
         model = self._model()
@@ -70,16 +80,28 @@ class Handler:
         InvalidPayload
             If the payload does not fit the parameters; otherwise whatever the function raises.
         """
+        args, kwargs = self.decode(payload)
+        return self.encode(self.call(*args, **kwargs))
+
+    async def run_async(self, payload: Any) -> bytes:
+        """Do what `run` does for an async function, in the running event loop."""
+        args, kwargs = self.decode(payload)
+        return self.encode(await self.function(*args, **kwargs))
+
+    def decode(self, payload: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Give the payload (JSON) as the function's arguments, or raise `InvalidPayload`."""
         try:
             value = self._decode(payload)
         except msgspec.DecodeError as error:
             raise InvalidPayload(f"{self.task_type}: {error}") from None
         if self._whole:
-            result = self.function(value)
-        elif self._extra:
-            result = self.function(**(msgspec.json.decode(payload) | msgspec.structs.asdict(value)))
-        else:
-            result = self.function(**msgspec.structs.asdict(value))
+            return (value,), {}
+        if self._extra:
+            return (), msgspec.json.decode(payload) | msgspec.structs.asdict(value)
+        return (), msgspec.structs.asdict(value)
+
+    def encode(self, result: Any) -> bytes:
+        """Give what the function returned as JSON; TypeError, naming the type, where it has no such form."""
         try:
             return _encoder.encode(result)
         except TypeError as error:
@@ -124,6 +146,13 @@ class Handler:
         return top | {"$defs": components} if components else top
 
 
+def _in_own_loop(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return asyncio.run(function(*args, **kwargs))
+
+    return call
+
+
 def _field(parameter: inspect.Parameter, hint: Any) -> Any:
     if parameter.default is parameter.empty:
         return (parameter.name, hint)
@@ -146,15 +175,20 @@ def load_handlers(modules: Iterable[str], builtin: Iterable[Callable[..., Any]])
     for name in modules:
         functions += _declared_in(name)
     for function in functions:
-        task_type = getattr(function, HANDLER_ATTRIBUTE)
+        declared: Declaration = getattr(function, HANDLER_ATTRIBUTE)
+        task_type = declared.task_type
         known = found.get(task_type)
         if known is not None and known.function is not function:
             raise HandlerError(
                 f"expected one handler for {task_type!r}, got two: {known.name} and "
                 f"{function.__module__}.{function.__qualname__}"
             )
-        found[task_type] = Handler(task_type, function)
+        found[task_type] = Handler(task_type, function, declared)
     return found
+
+
+def _declared(function: Callable[..., Any]) -> bool:
+    return isinstance(getattr(function, HANDLER_ATTRIBUTE, None), Declaration)
 
 
 def _declared_in(name: str) -> list[Callable[..., Any]]:
@@ -167,7 +201,7 @@ def _declared_in(name: str) -> list[Callable[..., Any]]:
         raise HandlerError(
             f"expected --tasks {name} to be a module that can be imported: {type(error).__name__}: {error}{hint}"
         ) from error
-    functions = [value for value in vars(module).values() if callable(value) and hasattr(value, HANDLER_ATTRIBUTE)]
+    functions = [value for value in vars(module).values() if callable(value) and _declared(value)]
     if not functions:
         raise HandlerError(f'expected --tasks {name} to declare handlers with @task("SOME_TYPE"), found none')
     return functions

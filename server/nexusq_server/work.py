@@ -1,23 +1,34 @@
-"""A claimed task on its way through a worker, and the end of its attempt. Values only."""
+"""A claimed task on its way through a worker, and the end of its attempt. Values only.
+
+Child processes import this too: it must load neither Kafka's client nor Redis's.
+"""
 
 from __future__ import annotations
 
 import linecache
+import time
 import traceback
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
-from kafka import TopicPartition
 
+from nexusq_sdk import tasks
 from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.protocol.words import Status
-from nexusq_server.offsets import Place
-from nexusq_server.store import NewTask, now_us
+
+if TYPE_CHECKING:
+    from kafka import TopicPartition
+
+    from nexusq_server.offsets import Place
+    from nexusq_server.store import NewTask
 
 #: A traceback's longest text: it is kept in Redis and shown in notebooks.
 MAX_TRACEBACK_CHARS = 20_000
 MAX_MESSAGE_CHARS = 4_000
+#: Whose exceptions are told without their module: everyone knows them.
+_BARE = ("builtins", tasks.__name__)
 
 
 @dataclass(slots=True)
@@ -48,8 +59,8 @@ class Claimed:
 class Ended:
     """How one attempt ended, before it is decided whether there is another one.
 
-    `value` is JSON: the result, or a `TaskError`. `kinds` are the names of the raised exception's class and its bases, the
-    most derived first, each both qualified by its module and not. `retry_in` is what `nexusq_sdk.Retry` asked for.
+    `value` is JSON: the result, or a `TaskError`. `kinds` are the names of the raised exception's class and its bases,
+    the most derived first, each both qualified by its module and not. `retry_in` is what `nexusq_sdk.Retry` asked for.
     """
 
     status: Status
@@ -61,14 +72,37 @@ class Ended:
     hopeless: bool = False  # the next attempt would end the same way: the payload does not fit, nobody knows the type
 
 
+def now_us() -> int:
+    """Give the time in whole microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
 def completed(result: bytes, started_us: int) -> Ended:
     """Give the end of a handler that returned."""
     return Ended(Status.COMPLETED, result, started_us, now_us())
 
 
-def failed(error: TaskError, started_us: int, *, kinds: tuple[str, ...] = (), hopeless: bool = False) -> Ended:
+def failed(
+    error: TaskError,
+    started_us: int,
+    *,
+    kinds: tuple[str, ...] = (),
+    retry_in: timedelta | None = None,
+    hopeless: bool = False,
+) -> Ended:
     """Give the end of an attempt that failed."""
-    return Ended(Status.FAILED, msgspec.json.encode(error), started_us, now_us(), kinds, hopeless=hopeless)
+    return Ended(Status.FAILED, msgspec.json.encode(error), started_us, now_us(), kinds, retry_in, hopeless)
+
+
+def kinds_of(error: type[BaseException]) -> tuple[str, ...]:
+    """Give the names of an exception's class and its bases, the most derived first, qualified and bare."""
+    classes = (entry for entry in error.__mro__ if entry is not object)
+    return tuple(name for entry in classes for name in (full_name(entry), entry.__qualname__))
+
+
+def full_name(kind: type) -> str:
+    """Give a class's name, qualified by its module."""
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def cancelled(started_us: int) -> Ended:
@@ -85,14 +119,10 @@ def describe(error: BaseException, skip_frames: int) -> TaskError:
         trace = trace.tb_next if trace is not None and trace.tb_next is not None else trace
     lines = traceback.format_exception(type(error), error, trace)
     return TaskError(
-        type=type(error).__qualname__ if type(error).__module__ == "builtins" else _full_name(error),
+        type=type(error).__qualname__ if type(error).__module__ in _BARE else full_name(type(error)),
         message=_cut(_message(error), MAX_MESSAGE_CHARS),
         traceback=_cut("".join(lines), MAX_TRACEBACK_CHARS),
     )
-
-
-def _full_name(error: BaseException) -> str:
-    return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 def _message(error: BaseException) -> str:

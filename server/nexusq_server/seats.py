@@ -1,0 +1,92 @@
+"""Where one handler runs at a time and can be struck from outside, and the one thread that watches time limits.
+
+A seat's `run` is written by the thread that sits on it; `strike` is called by any other. The lock between them makes
+sure that a blow meets the run it was meant for, or nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from nexusq_sdk.tasks import TimeLimitExceeded
+from nexusq_server.runs import Run
+
+#: The timer looks again at the latest after so long; a wait can't be longer than a platform's own limit.
+LONGEST_WAIT = 3600.0
+
+
+class Seat:
+    """One place's window for blows: open from `run` being set until `leave`."""
+
+    __slots__ = ("_blow", "_lock", "run")
+
+    def __init__(self, blow: Callable[[type[BaseException]], None]) -> None:
+        self._blow = blow
+        self._lock = threading.Lock()
+        self.run: Run | None = None
+
+    def leave(self) -> None:
+        """Close the window: once this returns, no blow comes any more."""
+        with self._lock:
+            self.run = None
+
+    def strike(self, run: Run, reason: type[BaseException]) -> bool:
+        """Strike `run` if it sits here and has not been struck yet."""
+        with self._lock:
+            if self.run is not run or run.interrupt is not None:
+                return False
+            run.interrupt = reason
+            self._blow(reason)
+            return True
+
+
+class Deadlines:
+    """Strikes runs whose deadline has passed. Its thread starts with the first run that has one."""
+
+    def __init__(self, seats: Sequence[Seat]) -> None:
+        self._seats = seats
+        self._changed = threading.Condition()
+        self._next = float("inf")  # when the thread looks again; written by it alone
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    def watch(self, deadline: float) -> None:
+        """Tell of a run that sits down with a deadline; after its seat says so."""
+        if self._thread is None or deadline < self._next:
+            with self._changed:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._serve, name="deadlines", daemon=True)
+                    self._thread.start()
+                self._changed.notify()
+
+    def stop(self) -> None:
+        """Let the thread end."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the thread's end, at most so long."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return self._thread is None or not self._thread.is_alive()
+
+    def _serve(self) -> None:
+        with self._changed:
+            while not self._stopping:
+                # Infinity while looking: who sits down meanwhile, and may be missed, notifies.
+                self._next = float("inf")
+                nearest = float("inf")
+                now = time.monotonic()
+                for seat in self._seats:
+                    run = seat.run
+                    if run is None or run.interrupt is not None:
+                        continue
+                    if run.deadline <= now:
+                        seat.strike(run, TimeLimitExceeded)
+                    else:
+                        nearest = min(nearest, run.deadline)
+                self._next = nearest
+                self._changed.wait(min(nearest - time.monotonic(), LONGEST_WAIT))
