@@ -1,34 +1,55 @@
-"""Every key that NexusQ writes to Redis, and the fields behind it. The Lua scripts use the same names.
+"""The names of Redis keys, written here and nowhere else; what their values hold.
 
-Redis Cluster: one call changes many tasks and their batch's counters at once, which a cluster allows only for
-keys of one slot. NexusQ therefore asks for one primary (with replicas or Sentinel as one likes) and uses no
-hash tags; beyond one primary's memory, run a NexusQ for each team. A whole cluster's use is thus decided against.
+One primary, no Redis Cluster: a script changes many tasks and their batch's counters at once, which a cluster
+allows only for keys of one slot. Replicas (Sentinel) are fine. To go beyond one primary's memory, run a NexusQ for each
+team. A whole cluster's use is thus decided against.
 """
 
 from __future__ import annotations
 
 TASK = "nexusq:task:"
-"""HASH of one task, readable by ``HGETALL``: status, taskType, payload, result, error, attempt, deliveries, worker,
-queue (unless default), ttl (seconds the state is kept once ended), submittedUs, startedUs, finishedUs."""
+"""HASH of one task, readable by ``HGETALL``: status, taskType, payload, result, error, attempt, worker, queue and priority
+(unless usual), options (JSON, as on its record), ttl (seconds the state is kept once ended), submittedUs, startedUs,
+finishedUs, dueUs (while SCHEDULED), history (JSON, the attempts that failed before), deliveries (claims without an end),
+record (the attempt that its newest Kafka record is for), spent (attempts that count no more since it was taken back from
+the dead letters), cancel (asked for while IN_PROGRESS)."""
 
 BATCH = "nexusq:batch:"
-"""HASH of one batch: taskType, queue, size, closed, submittedUs, startedUs, lastUs (of the latest outcome so far),
-finishedUs (once closed and all ended), ttl, and a count a status."""
+"""HASH of one batch: taskType, queue, size, closed, cancelled, submittedUs, startedUs, lastUs (of the latest outcome so
+far), finishedUs (once closed and all ended), ttl, and a count a status."""
 
 WORKER = "nexusq:worker:"
-"""HASH of one worker; it expires unless the worker renews it: while it is there, the worker lives (its lease)."""
+"""HASH of one worker; it expires unless the worker's keeper renews it: while it is there, the worker lives (its lease).
+Beside it ``…:running`` (SET of started tasks), ``…:parked`` (SET of tasks whose offsets are committed although they still
+run) and ``…:cancel`` (SET of running tasks that are to be cancelled)."""
 
 GONE = "nexusq:gone:"
 """STRING that outlives a single task's state, so that expired (410) never looks like unknown (404)."""
 
 WORKERS = "nexusq:workers"
-"""ZSET worker id → when its lease was last renewed, Unix seconds."""
+"""ZSET worker id → when its lease was last renewed, Unix seconds; dead ones are taken out once nothing of theirs waits."""
 
 TYPES = "nexusq:types"
 """HASH task type → JSON of `wire.TaskType`: every type that a worker has offered."""
 
 RECENT = "nexusq:recent"
 """ZSET id of a single task or of a batch → submittedUs: what ``GET /tasks`` walks, newest first."""
+
+DUE = "nexusq:due"
+"""ZSET task id → when it is due, µs: SCHEDULED tasks. A scheduler that takes one out for producing moves it ahead a
+little, so that another one takes over if it dies."""
+
+DEAD = "nexusq:dead"
+"""ZSET id → when it failed for good, µs: tasks, and records that were no tasks (``record:<topic>:<partition>:<offset>``)."""
+
+DEAD_RECORD = "nexusq:dead-record:"
+"""STRING: the JSON of the dead letter of a record that was no task."""
+
+SCHEDULES = "nexusq:schedules"
+"""HASH name → JSON of `wire.Schedule`."""
+
+SCHEDULE_DUE = "nexusq:schedule-due"
+"""ZSET schedule's name → its next tick, Unix seconds."""
 
 DURABLE = "nexusq:durable"
 """STRING that workers write to learn what is on Redis's disk (`WAITAOF` waits for a write of one's own)."""

@@ -218,13 +218,36 @@ class Record(Struct, rename="camel", kw_only=True, omit_defaults=True):
     batch_id: str | None = None
     attempt: int = 1
     options: Options | None = None
+    batch_size: int | None = None
 
 
-class DeadLetter(Struct, rename="camel", kw_only=True, omit_defaults=True):
-    """The value of a record on ``task-queue.dead``: why, where from, and the record's value in base64."""
+class FailedAttempt(Answer, omit_defaults=False):
+    """One attempt that failed, in a task's history."""
+
+    attempt: int
+    type: str
+    message: str
+    worker: str
+    finished_us: int
+
+
+class DeadLetter(Answer):
+    """The value of a record on ``task-queue.dead``: a task that failed for good, or a record that was no task.
+
+    A task comes with its payload, error and history. Of a record there are the reason and its value in base64.
+    """
 
     reason: str
-    topic: str
-    partition: int
-    offset: int
-    record: str
+    at: datetime
+    task_id: str | None = None
+    task_type: str | None = None
+    batch_id: str | None = None
+    queue: str | None = None
+    attempt: int | None = None
+    payload: Raw | UnsetType = UNSET
+    error: TaskError | None = None
+    history: list[FailedAttempt] = []
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    record: str | None = None

@@ -1,9 +1,15 @@
-"""Puts records that are no tasks on the dead-letter topic, with the reason. Called by the worker's loop."""
+"""Writes dead letters: tasks that failed for good, and records that are no tasks. Each to its Kafka topic.
+
+Called by the settler (tasks) and by the worker's loop (records). A letter is there before what it is about is settled.
+"""
 
 from __future__ import annotations
 
 import base64
 import logging
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import msgspec
 from kafka import KafkaProducer
@@ -21,34 +27,45 @@ MAX_KEPT_BYTES = 600_000
 
 
 class DeadLetters:
-    """Keeps one producer, connected when the first dead letter comes."""
+    """Keeps one producer, connected when the first dead letter comes. `count` is of records that were no tasks."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._lock = threading.Lock()
         self._producer: KafkaProducer | None = None
         self.count = 0
 
-    def put(self, record: ConsumerRecord, reason: str) -> bool:
-        """Write one dead letter; False if Kafka did not take it, to be tried again."""
+    def put(self, letters: Sequence[bytes]) -> bool:
+        """Write dead letters; False if Kafka did not take them all, to be tried again."""
+        try:
+            with self._lock:
+                if self._producer is None:
+                    self._producer = connect_producer(self._settings)
+            sent = [self._producer.send(DEAD_LETTERS, letter) for letter in letters]
+            for future in sent:
+                future.get(timeout=self._settings.submit_timeout.total_seconds())
+        except KafkaError as error:
+            log.warning("%d dead letters could not be written, they are tried again: %s", len(letters), error)
+            return False
+        return True
+
+    def put_record(self, record: ConsumerRecord, reason: str) -> bytes | None:
+        """Write the letter of a record that is no task and give it; None if Kafka did not take it."""
         value = record.value or b""
         if len(value) > MAX_KEPT_BYTES:
             reason += f" (the first {MAX_KEPT_BYTES} of its {len(value)} bytes are kept here)"
-        letter = DeadLetter(
-            reason=reason,
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            record=base64.b64encode(value[:MAX_KEPT_BYTES]).decode(),
-        )
-        try:
-            if self._producer is None:
-                self._producer = connect_producer(self._settings)
-            self._producer.send(DEAD_LETTERS, msgspec.json.encode(letter)).get(
-                timeout=self._settings.submit_timeout.total_seconds()
+        letter = msgspec.json.encode(
+            DeadLetter(
+                reason=reason,
+                at=datetime.now(UTC),
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                record=base64.b64encode(value[:MAX_KEPT_BYTES]).decode(),
             )
-        except KafkaError as error:
-            log.warning("a dead letter could not be written, it is tried again: %s", error)
-            return False
+        )
+        if not self.put([letter]):
+            return None
         self.count += 1
         log.warning(
             "%s, partition %d, offset %d is no task and was put on %s: %s",
@@ -58,7 +75,7 @@ class DeadLetters:
             DEAD_LETTERS,
             reason,
         )
-        return True
+        return letter
 
     def close(self) -> None:
         """Close the producer."""

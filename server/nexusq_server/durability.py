@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import redis
 from kafka import TopicPartition
 
 from nexusq_sdk.protocol.redis_layout import DURABLE
+from nexusq_server.settler import Settler
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +26,24 @@ OLD_REDIS_SECONDS = 2.0
 
 
 class Durability(threading.Thread):
-    """The thread. `durable` is replaced by it alone and read by the worker's loop."""
+    """The thread. `durable` is replaced by it alone and read by the worker's loop.
 
-    def __init__(self, client: redis.Redis, committable: Callable[[], dict[TopicPartition, int]]) -> None:
+    `restarted` is set when Redis is another process than before: what was decided about records that are not committed
+    may be forgotten. The loop clears it.
+    """
+
+    def __init__(
+        self, client: redis.Redis, committable: Callable[[], dict[TopicPartition, int]], settler: Settler
+    ) -> None:
         super().__init__(name="durability", daemon=True)
         self._redis = client
         self._committable = committable
+        self._settler = settler
         self._ended = threading.Event()
-        self._wait: Callable[[], bool] = self._wait_aof
+        self._run_id = ""
+        self._wait_aof: bool | None = None  # whether Redis has WAITAOF; None: not known yet
+        self._seen: dict[TopicPartition, int] = {}
+        self.restarted = threading.Event()
         self.durable: dict[TopicPartition, int] = {}
 
     def end(self) -> None:
@@ -50,32 +61,53 @@ class Durability(threading.Thread):
 
     def refresh(self) -> None:
         """Take the offsets whose tasks are settled, wait until that is on disk, and offer them for commit."""
-        offsets = self._committable()
-        if offsets != self.durable and self._wait():
-            self.durable = offsets
+        if self.restarted.is_set():
+            return  # the offsets' books are from before
+        offsets, mark = self._committable(), self._settler.mark()
+        if offsets == self._seen and self._run_id:
+            self._check_run(self._redis.info("server"))
+            return
+        if self._on_disk():
+            self._settler.confirm(mark)
+            self._seen = self.durable = offsets
 
-    def _wait_aof(self) -> bool:
+    def _on_disk(self) -> bool:
+        """Wait until everything written so far is on Redis's disk; False if that is not known, or Redis is another one."""
+        if self._wait_aof is False and self._ended.wait(OLD_REDIS_SECONDS):
+            return False
         # WAITAOF waits for the writes of its own connection. The append-only file is one sequence, so with a write
         # of ours all writes that came before it are on disk as well.
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.set(DURABLE, "", ex=60)
-        pipeline.waitaof(1, 0, WAIT_MS)
-        try:
-            _, answer = pipeline.execute()
-        except redis.ResponseError as error:
-            if "appendonly" in str(error):
-                log.warning(
-                    "Redis keeps no append-only file: outcomes are lost if it crashes. Set appendonly yes; %s",
-                    error,
-                )
-                self._wait = lambda: True
-            elif "unknown command" in str(error):
-                log.info("this Redis has no WAITAOF (it came with 7.2): offsets are committed two seconds behind")
-                self._wait = self._wait_two_seconds
-            else:
-                raise
-            return self._wait()
-        return cast(list[int], answer)[0] >= 1
+        if self._wait_aof is not False:
+            pipeline.waitaof(1, 0, WAIT_MS)
+        pipeline.info("server")
+        answers = pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, redis.ResponseError) and self._wait_aof is not False and self._lacks_aof(answer):
+                return self._on_disk()
+            if isinstance(answer, Exception):
+                raise answer
+        if not self._check_run(cast(dict[str, Any], answers[-1])):
+            return False
+        return self._wait_aof is False or cast(list[int], answers[1])[0] >= 1
 
-    def _wait_two_seconds(self) -> bool:
-        return not self._ended.wait(OLD_REDIS_SECONDS)
+    def _lacks_aof(self, error: redis.ResponseError) -> bool:
+        if "appendonly" in str(error):
+            log.warning("Redis keeps no append-only file: outcomes are lost if it crashes. Set appendonly yes; %s", error)
+        elif "unknown command" in str(error):
+            log.info("this Redis has no WAITAOF (it came with 7.2): offsets are committed two seconds behind")
+        else:
+            return False
+        self._wait_aof = False
+        return True
+
+    def _check_run(self, info: Any) -> bool:
+        """Whether Redis is the process that it was; if not, let everything be written and read again."""
+        before, self._run_id = self._run_id, str(info["run_id"])
+        if before in {"", self._run_id}:
+            return True
+        log.warning("Redis was restarted: outcomes that may not have reached its disk are written again")
+        self._settler.write_again()
+        self.restarted.set()
+        return False

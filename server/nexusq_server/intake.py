@@ -1,108 +1,105 @@
 """Takes records from Kafka for one worker and commits offsets. Called by the worker's loop alone.
 
 Never waits for a handler.
-A consumer for each queue, since each queue has a consumer group of its own. The rebalance listener runs in the
-client's own thread and only touches `Offsets`.
+A consumer for each queue, since each queue has a consumer group of its own; it reads the topics of all priorities. The
+rebalance listener runs in the client's own thread and only touches `Offsets`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+import redis
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError
 
-from nexusq_sdk.protocol.wire import Options
+from nexusq_sdk.protocol.wire import Options, Record
+from nexusq_sdk.protocol.words import Priority
 from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.offsets import Offsets, Place
 from nexusq_server.settings import Settings
-from nexusq_server.store import NewTask
-from nexusq_server.topics import START_TIMEOUT, RecordError, decode_record, group, topic
+from nexusq_server.store import NewTask, Store
+from nexusq_server.topics import START_TIMEOUT, RecordError, decode_record, encode_options, group, topic
 from nexusq_server.work import Received
 
 log = logging.getLogger(__name__)
 
 #: Kafka's brokers take no shorter session by default (group.min.session.timeout.ms).
 SHORTEST_SESSION_MS = 6000
-MAX_POLL_RECORDS = 2000
+MAX_POLL_RECORDS = 1000
 _NO_OPTIONS = Options()
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    def __init__(self, forget: Callable[[list[TopicPartition]], None]) -> None:
-        self._forget = forget
+    def __init__(self, lost: Callable[[Collection[TopicPartition]], None]) -> None:
+        self._lost = lost
 
-    def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
+    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         # Tasks of these partitions that run go on: their new owner sees this worker's lease and waits.
-        self._forget(revoked)
+        self._lost(revoked)
 
-    def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
-        self._forget(assigned)
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        # Nothing is forgotten here: their first records may have been polled already.
+        log.info("%d partitions more: %s", len(assigned), ", ".join(sorted({part.topic for part in assigned})))
 
-    def on_partitions_lost(self, lost: list[TopicPartition]) -> None:
-        self._forget(lost)
+    def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
+        self._lost(lost)
 
 
 class Intake:
     """The consumers of a worker's queues."""
 
-    def __init__(self, settings: Settings, offsets: Offsets[TopicPartition]) -> None:
+    def __init__(
+        self, settings: Settings, offsets: Offsets[TopicPartition], dead_letters: DeadLetters, store: Store
+    ) -> None:
         self._offsets = offsets
-        self._dead_letters = DeadLetters(settings)
+        self._dead_letters = dead_letters
+        self._store = store
         self._refused: list[tuple[ConsumerRecord, Place[TopicPartition], str]] = []  # waiting to become dead letters
         self._committed: dict[TopicPartition, int] = {}
-        self._holding = False
-        session = max(SHORTEST_SESSION_MS, int(settings.lease.total_seconds() * 1000))
+        self._lanes: dict[str, tuple[str, Priority]] = {}  # topic → queue, priority
+        self._paused: set[str] = set()
         self._consumers: dict[str, KafkaConsumer] = {}
         for queue in settings.queues:
-            consumer = KafkaConsumer(
-                bootstrap_servers=list(settings.kafka),
-                group_id=group(queue),
-                enable_auto_commit=False,
-                # Records that are older than the group are tasks all the same: nothing is skipped.
-                auto_offset_reset="earliest",
-                allow_auto_create_topics=False,
-                partition_assignment_strategy=(CooperativeStickyAssignor,),
-                session_timeout_ms=session,
-                heartbeat_interval_ms=session // 3,
-                request_timeout_ms=max(30_000, session + 5_000),
-                fetch_max_bytes=16 * 1024 * 1024,
-                max_poll_records=MAX_POLL_RECORDS,
-                reconnect_backoff_max_ms=1000,
-                bootstrap_timeout_ms=int(START_TIMEOUT.total_seconds() * 1000),
-                metrics_enabled=False,
-            )
-            consumer.subscribe([topic(queue)], listener=_Listener(offsets.lost))
+            names = {topic(queue, priority): (queue, priority) for priority in Priority}
+            self._lanes |= names
+            consumer = KafkaConsumer(**_consumer_settings(settings, queue))
+            # Once its metadata is known the first assignment is right; a consumer that subscribes before is given
+            # nothing at first.
+            for name in names:
+                consumer.partitions_for_topic(name)
+            consumer.subscribe(list(names), listener=_Listener(offsets.lost))
             self._consumers[queue] = consumer
-
-    @property
-    def rejected(self) -> int:
-        """How many records were no tasks and went to the dead letters."""
-        return self._dead_letters.count
 
     def poll(self, seconds: float) -> list[Received]:
         """Give the tasks that have come, waiting at most so long for the first of them."""
         received: list[Received] = []
         wait_ms = int(seconds * 1000 / len(self._consumers))
-        for queue, consumer in self._consumers.items():
-            for partition, records in consumer.poll(timeout_ms=wait_ms).items():
-                self._take(queue, partition, records, received)
+        for consumer in self._consumers.values():
+            losses = self._offsets.losses
+            try:
+                polled = consumer.poll(timeout_ms=wait_ms)
+            except KafkaError as error:
+                log.warning("Kafka could not be polled, it is tried again: %s: %s", type(error).__name__, error)
+                continue
+            for partition, records in polled.items():
+                self._take(consumer, partition, records, received, losses)
+            _finish_join(consumer)
         self._bury()
         return received
 
-    def hold(self, full: bool) -> None:
-        """Stop fetching while the worker has enough in hand; go on when it has not. Membership is kept meanwhile."""
-        if full:
+    def hold(self, full: set[str]) -> None:
+        """Stop fetching the topics of which the worker has enough in hand, go on with the others."""
+        if not full and not self._paused:
+            return
+        for consumer in self._consumers.values():
             # Each time, not only at first: partitions that were assigned meanwhile come unpaused.
-            for consumer in self._consumers.values():
-                consumer.pause(*consumer.assignment())
-        elif self._holding:
-            for consumer in self._consumers.values():
-                consumer.resume(*consumer.paused())
-        self._holding = full
+            consumer.pause(*(part for part in consumer.assignment() if part.topic in full))
+            consumer.resume(*(part for part in consumer.paused() if part.topic not in full))
+        self._paused = set(full)
 
     def commit(self, durable: Mapping[TopicPartition, int], wait: bool = False) -> None:
         """Commit offsets, those that have moved, of partitions that are still assigned."""
@@ -123,11 +120,21 @@ class Intake:
                 consumer.commit_async(moved, callback=self._commit_ended)
             self._committed.update({partition: offset.offset for partition, offset in moved.items()})
 
+    def rewind(self) -> None:
+        """Read everything again that is not committed: Redis may have forgotten what was decided about it."""
+        for consumer in self._consumers.values():
+            assigned = consumer.assignment()
+            self._offsets.lost(assigned)
+            for partition in assigned:
+                _back_to_commit(consumer, partition)
+
     def close(self) -> None:
         """Leave the groups, so that the partitions go to other workers at once."""
         for consumer in self._consumers.values():
-            consumer.close(autocommit=False, timeout_ms=5000)
-        self._dead_letters.close()
+            try:
+                consumer.close(autocommit=False, timeout_ms=5000)
+            except KafkaError as error:
+                log.warning("a group was left without saying so: %s", error)
 
     def _commit_ended(self, offsets: dict[TopicPartition, OffsetAndMetadata], answer: object) -> None:
         if isinstance(answer, Exception):
@@ -136,30 +143,100 @@ class Intake:
                 self._committed.pop(partition, None)
 
     def _take(
-        self, queue: str, partition: TopicPartition, records: list[ConsumerRecord], received: list[Received]
+        self,
+        consumer: KafkaConsumer,
+        partition: TopicPartition,
+        records: list[ConsumerRecord],
+        received: list[Received],
+        losses: int,
     ) -> None:
-        places = self._offsets.received(partition, [record.offset for record in records])
+        places = self._offsets.received(partition, [record.offset for record in records], losses)
+        if places is None:
+            # A rebalance came between: whose these records are is not known. If they are ours, they come again.
+            if partition in consumer.assignment():
+                _back_to_commit(consumer, partition)
+            return
+        queue, priority = self._lanes[partition.topic]
         for raw, place in zip(records, places, strict=True):
             try:
                 record = decode_record(raw.value)
             except RecordError as error:
                 self._refused.append((raw, place, str(error)))
                 continue
-            options = record.options or _NO_OPTIONS
-            task = NewTask(
-                record.task_id,
-                record.task_type,
-                bytes(record.payload),
-                queue,
-                options.result_ttl_seconds,
-                raw.timestamp * 1000,
-            )
+            task = _new_task(record, queue, priority, raw.timestamp * 1000)
             received.append(Received(record.attempt, task, place, len(raw.value)))
 
     def _bury(self) -> None:
         while self._refused:
             record, place, reason = self._refused[0]
-            if not self._dead_letters.put(record, reason):
+            letter = self._dead_letters.put_record(record, reason)
+            if letter is None:
                 return
+            try:
+                self._store.note_dead_record(f"{record.topic}:{record.partition}:{record.offset}", letter)
+            except redis.RedisError as error:
+                log.warning("a dead letter is on its topic, but not in the list of them: %s", error)
             self._offsets.settled([place])
             self._refused.pop(0)
+
+
+def _consumer_settings(settings: Settings, queue: str) -> dict[str, object]:
+    session = max(SHORTEST_SESSION_MS, int(settings.lease.total_seconds() * 1000))
+    return {
+        "bootstrap_servers": list(settings.kafka),
+        "group_id": group(queue),
+        "group_instance_id": f"{settings.group_instance}.{queue}" if settings.group_instance else None,
+        "enable_auto_commit": False,
+        # Records that are older than the group are tasks all the same: nothing is skipped.
+        "auto_offset_reset": "earliest",
+        "allow_auto_create_topics": False,
+        "partition_assignment_strategy": (CooperativeStickyAssignor,),
+        "session_timeout_ms": session,
+        "heartbeat_interval_ms": session // 3,
+        "request_timeout_ms": max(30_000, session + 5_000),
+        "fetch_max_bytes": 16 * 1024 * 1024,
+        "max_poll_records": MAX_POLL_RECORDS,
+        "reconnect_backoff_max_ms": 1000,
+        "bootstrap_timeout_ms": int(START_TIMEOUT.total_seconds() * 1000),
+        "metrics_enabled": False,
+    }
+
+
+def _finish_join(consumer: KafkaConsumer) -> None:
+    """Mend a join that kafka-python (3.0.12) would leave half done for ever.
+
+    When new metadata has started it and the poll's time ran out meanwhile, the finished join is never looked at again:
+    the consumer has left its heartbeat off and believes that it need not rejoin.
+    """
+    coordinator = consumer._coordinator  # noqa: SLF001 - nothing public shows it
+    if coordinator.rejoining and not coordinator.need_rejoin():
+        coordinator.request_rejoin()
+
+
+def _back_to_commit(consumer: KafkaConsumer, partition: TopicPartition) -> None:
+    committed = consumer.committed(partition, timeout_ms=10_000)
+    if committed is None:
+        consumer.seek_to_beginning(partition)
+    else:
+        consumer.seek(partition, committed)
+
+
+def _new_task(record: Record, queue: str, priority: Priority, submitted_us: int) -> NewTask:
+    options = record.options or _NO_OPTIONS
+    due = None
+    if options.eta is not None:
+        due = int(options.eta.timestamp() * 1_000_000)
+    elif options.delay_seconds is not None:
+        due = submitted_us + int(options.delay_seconds * 1_000_000)
+    return NewTask(
+        record.task_id,
+        record.task_type,
+        bytes(record.payload),
+        queue,
+        options.result_ttl_seconds,
+        submitted_us,
+        priority,
+        encode_options(options),
+        due,
+        record.batch_size,
+    )

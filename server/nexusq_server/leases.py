@@ -1,70 +1,81 @@
-"""Renews the worker's lease in Redis from a thread of its own, and says whether the lease is still held.
+"""The worker's lease: starts its keeper, tells it what the lease shows, says whether the lease is still held.
 
-While the lease lasts no other worker takes this one's tasks over; when it has run out, nothing new is claimed.
+While the lease lasts no other worker takes this one's tasks over; when it has run out, nothing new is claimed. Called by
+the worker's loop. The lease itself is renewed by another process: see `lease_keeper`.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import threading
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 
-import redis
-
-from nexusq_server.store import Store
+from nexusq_server.settings import Settings
+from nexusq_server.slots import Slots
 
 log = logging.getLogger(__name__)
 
+#: How often the keeper is told what the lease is to show.
+TELL_SECONDS = 1.0
 
-class Lease(threading.Thread):
-    """The thread. `fields` tells what the lease shows of the worker, `running` the ids of started tasks."""
+
+class Lease:
+    """The worker's end. `fields` tells what the lease shows of the worker."""
 
     def __init__(
-        self,
-        store: Store,
-        worker: str,
-        lease: timedelta,
-        fields: Callable[[], Mapping[str, str | int]],
-        running: Callable[[], list[str]],
+        self, settings: Settings, worker: str, slots: Slots, fields: Callable[[], Mapping[str, str | int]]
     ) -> None:
-        super().__init__(name="lease", daemon=True)
-        self._store = store
+        self._settings = settings
         self._worker = worker
-        self._lease = lease
+        self._slots = slots
         self._fields = fields
-        self._running = running
-        self._ended = threading.Event()
-        self._renewed = float("-inf")  # written by whoever renews: the starter first, then this thread
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._told = 0.0
 
-    def renew(self) -> None:
-        """Renew the lease now. Raises `redis.RedisError` when Redis is away."""
-        # The clock is read before the call: the lease in Redis can only last longer than we believe.
+    def tend(self) -> None:
+        """Tell the keeper how the worker is, a second after it was told last; start it if it does not run."""
         now = time.monotonic()
-        self._store.renew_lease(self._worker, self._lease, self._fields(), self._running())
-        self._renewed = now
+        if self._keeper is None or self._keeper.poll() is not None:
+            if self._keeper is not None:
+                log.warning("the lease's keeper ended with exit code %s: another one is started", self._keeper.returncode)
+            self._keeper = self._start()
+        elif now - self._told < TELL_SECONDS:
+            return
+        self._told = now
+        self._tell(json.dumps({name: str(value) for name, value in self._fields().items()}).encode())
 
     def held(self) -> bool:
         """Whether the lease will surely last a little longer."""
-        return time.monotonic() - self._renewed < 0.8 * self._lease.total_seconds()
+        return time.monotonic() - self._slots.renewed < 0.8 * self._settings.lease.total_seconds()
 
     def end(self) -> None:
         """Give the lease back: what this worker still held may be taken over at once."""
-        self._ended.set()
-        self.join()
+        if self._keeper is None:
+            return
+        self._tell(b"end")
         try:
-            self._store.end_lease(self._worker)
-        except redis.RedisError as error:
-            log.warning("the lease could not be given back, it ends in %s: %s", self._lease, error)
+            self._keeper.wait(self._settings.lease.total_seconds() + 5)
+        except subprocess.TimeoutExpired:
+            log.warning("the lease could not be given back, it ends in %s", self._settings.lease)
+            self._keeper.kill()
 
-    def run(self) -> None:
-        """Renew three times a lease until `end`."""
-        pause = self._lease.total_seconds() / 3
-        while not self._ended.wait(pause):
-            try:
-                self.renew()
-                pause = self._lease.total_seconds() / 3
-            except redis.RedisError as error:
-                pause = min(0.5, pause)
-                log.warning("the lease could not be renewed: %s", error)
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "nexusq_server.lease_keeper", self._worker]
+        command += [str(self._slots.fileno), str(self._slots.count)]
+        lease = f"{self._settings.lease.total_seconds() * 1000:.0f}ms"
+        environment = os.environ | {"NEXUSQ_REDIS": self._settings.redis, "NEXUSQ_LEASE": lease}
+        return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, pass_fds=[self._slots.fileno])
+
+    def _tell(self, line: bytes) -> None:
+        keeper = self._keeper
+        if keeper is None or keeper.stdin is None:
+            return
+        try:
+            keeper.stdin.write(line + b"\n")
+            keeper.stdin.flush()
+        except BrokenPipeError:
+            log.warning("the lease's keeper does not read any more")

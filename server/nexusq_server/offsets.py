@@ -1,14 +1,15 @@
 """Which offset of each partition may be committed: the lowest record that is not settled yet. Pure bookkeeping.
 
 The intake's thread says what was received, the settler's what is settled, the durability thread asks what may be
-committed: a lock guards all of it. Only offsets that were received are tracked, never a made-up range: compaction and
-transaction markers leave holes. Each assignment of a partition has an epoch: what belongs to an assignment that
-was lost counts no more.
+committed, Kafka's own thread what was lost: a lock guards all of it. Only offsets that were received are tracked, never a
+made-up range: compaction and transaction markers leave holes. Each assignment of a partition has an epoch: what belongs
+to an assignment that was lost counts no more.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Hashable, Iterable
 from typing import Generic, NamedTuple, TypeVar
@@ -25,13 +26,23 @@ class Place(NamedTuple, Generic[P]):
 
 
 class _Partition:
-    __slots__ = ("epoch", "next", "open", "settled")
+    __slots__ = ("epoch", "next", "open", "settled", "since")
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.open: deque[int] = deque()  # received and not below the watermark, ascending
         self.settled: set[int] = set()  # those of `open` that are settled
         self.next: int | None = None  # one past the highest offset received
+        self.since = 0.0  # when the lowest open offset became the lowest
+
+    def advance(self) -> None:
+        """Drop what is settled from the low end."""
+        moved = False
+        while self.open and self.open[0] in self.settled:
+            self.settled.discard(self.open.popleft())
+            moved = True
+        if moved:
+            self.since = time.monotonic()
 
 
 class Offsets(Generic[P]):
@@ -41,30 +52,43 @@ class Offsets(Generic[P]):
         self._lock = threading.Lock()
         self._partitions: dict[P, _Partition] = {}
         self._epochs = 0
+        self._losses = 0
+        self._lost_at: dict[P, int] = {}
 
-    def received(self, partition: P, offsets: Iterable[int]) -> list[Place[P]]:
+    @property
+    def losses(self) -> int:
+        """How often partitions were lost so far: to be read before polling, and given to `received`."""
+        return self._losses
+
+    def received(self, partition: P, offsets: Iterable[int], losses: int | None = None) -> list[Place[P]] | None:
         """Note records in the order in which they came; give each one's place.
 
-        An offset that is not above the last one (a consumer that was reset) starts a new epoch.
+        None if the partition was lost since `losses` was read: it is not known under which assignment they came, so
+        they are to be read again. An offset that is not above the last one (a consumer that was reset) starts a new epoch.
         """
         with self._lock:
+            if losses is not None and self._lost_at.get(partition, 0) > losses:
+                return None
             book = self._partitions.get(partition)
             places = []
             for offset in offsets:
                 if book is None or (book.next is not None and offset < book.next):
                     self._epochs += 1
                     book = self._partitions[partition] = _Partition(self._epochs)
+                if not book.open:
+                    book.since = time.monotonic()
                 book.open.append(offset)
                 book.next = offset + 1
                 places.append(Place(partition, book.epoch, offset))
             return places
 
     def settled(self, places: Iterable[Place[P]]) -> None:
-        """Note that records need not be read again: their tasks have ended, or they are dead letters."""
+        """Note that records need not be read again: their tasks have ended, or are kept safe elsewhere."""
         with self._lock:
             for partition, epoch, offset in places:
                 book = self._partitions.get(partition)
-                if book is not None and book.epoch == epoch:
+                # What lies below the watermark was parked: it is settled already.
+                if book is not None and book.epoch == epoch and book.open and offset >= book.open[0]:
                     book.settled.add(offset)
 
     def committable(self) -> dict[P, int]:
@@ -72,13 +96,23 @@ class Offsets(Generic[P]):
         with self._lock:
             result = {}
             for partition, book in self._partitions.items():
-                while book.open and book.open[0] in book.settled:
-                    book.settled.discard(book.open.popleft())
+                book.advance()
                 if book.open:
                     result[partition] = book.open[0]
                 elif book.next is not None:
                     result[partition] = book.next
             return result
+
+    def holding(self, seconds: float, gap: int) -> list[Place[P]]:
+        """Give the records that hold a partition's commit back for longer, or hold back more than `gap` others."""
+        found = []
+        limit = time.monotonic() - seconds
+        with self._lock:
+            for partition, book in self._partitions.items():
+                book.advance()
+                if book.open and (book.since < limit or len(book.settled) > gap):
+                    found.append(Place(partition, book.epoch, book.open[0]))
+        return found
 
     def current(self, place: Place[P]) -> bool:
         """Whether the assignment under which the record was received still holds."""
@@ -86,7 +120,9 @@ class Offsets(Generic[P]):
         return book is not None and book.epoch == place.epoch
 
     def lost(self, partitions: Iterable[P]) -> None:
-        """Forget partitions that are another worker's now."""
+        """Forget partitions that are another worker's now, or that are read again from the last commit."""
         with self._lock:
+            self._losses += 1
             for partition in partitions:
                 self._partitions.pop(partition, None)
+                self._lost_at[partition] = self._losses

@@ -5,6 +5,7 @@ Wrong values are named one a line, with what was expected. ``nexusq settings`` l
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from typing import Annotated, Any
@@ -57,12 +58,31 @@ class Settings(BaseSettings):
 
     tasks: Names = Field((), description="modules with @task functions that the worker imports, comma-separated")
     queues: Names = Field((DEFAULT_QUEUE,), description="queues that the worker serves, comma-separated")
-    concurrency: int = Field(8, ge=1, le=1000, description="tasks that a worker runs at once, each in a thread")
+    concurrency: int = Field(8, ge=1, le=1000, description="tasks that a worker runs at once in threads")
+    processes: int = Field(os.cpu_count() or 1, ge=1, le=256, description="tasks that it runs at once in processes")
+    async_concurrency: int = Field(100, ge=1, le=10000, description="tasks that it runs at once on its event loop")
+    recycle_tasks: int = Field(0, ge=0, description="a process ends after so many tasks, a new one follows; 0: never")
+    recycle_mib: int = Field(0, ge=0, description="a process ends after a task that left it larger, in MiB; 0: never")
     lease: Duration = Field(timedelta(seconds=10), description="a worker silent for so long is taken for dead")
     grace: Duration = Field(timedelta(seconds=30), description="how long a stopping worker waits for running tasks")
+    max_tasks: int = Field(0, ge=0, description="the worker stops, as by SIGTERM, after so many tasks; 0: never")
+    max_lifetime: Duration | None = Field(None, description="the worker stops, as by SIGTERM, after so long; empty: never")
+    group_instance: str = Field("", description="name of this worker in its Kafka group (static membership); empty: none")
+    health_port: int = Field(0, ge=0, le=65535, description="port for a worker's /healthz and /readyz; 0: none")
+
+    max_attempts: int = Field(1, ge=1, le=1000, description="attempts at a task unless its handler or its submit says")
+    backoff: Duration = Field(timedelta(seconds=1), description="longest wait before the second attempt; then it doubles")
+    backoff_cap: Duration = Field(timedelta(minutes=5), description="longest wait before any attempt")
+    alone_after: int = Field(2, ge=1, description="a task claimed so often without an end runs in a process of its own")
+    max_deliveries: int = Field(10, ge=1, description="a task claimed so often without an end goes to the dead letters")
+    park_after: Duration = Field(
+        timedelta(seconds=60), description="a task that holds a partition's commit back for so long is parked"
+    )
+    park_gap: int = Field(10_000, ge=100, description="... or that holds back the commit of so many others")
 
     result_ttl: Duration = Field(timedelta(days=1), description="how long the state of an ended task is kept")
     gone_ttl: Duration = Field(timedelta(days=7), description="how long an expired id is then known as expired")
+    dead_letter_ttl: Duration = Field(timedelta(days=7), description="how long a task that failed for good is kept")
     max_result_kib: int = Field(512, ge=1, le=65536, description="largest result of a task, in KiB of JSON")
 
     smtp_host: str = Field("", description="EMAIL_SEND: mail server; empty: EMAIL_SEND is not offered")

@@ -1,49 +1,91 @@
 """Writes outcomes to Redis in bulk, then marks their records as settled. One thread; anyone may `add`.
 
-It must never drop an outcome while its worker lives: with Redis away it waits and tries again.
+It must never drop an outcome while its worker lives: with Redis away it waits and tries again, and what it has written is
+kept until Redis has it on disk, to be written again if Redis is restarted before that.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
+import msgspec
 import redis
 
-from nexusq_server.store import DROPPED, LOST, SETTLED, Outcome, Store
-from nexusq_server.work import Claimed
+from nexusq_sdk.protocol.ids import split_task_id
+from nexusq_sdk.protocol.wire import DeadLetter, FailedAttempt, TaskError
+from nexusq_sdk.protocol.words import Status
+from nexusq_server.dead_letters import DeadLetters
+from nexusq_server.store import DROPPED, LOST, SETTLED, Outcome, Store, is_full
+from nexusq_server.work import Claimed, Ended
 
 log = logging.getLogger(__name__)
 
 #: Outcomes a round at the most: bounds the time until the first of them is seen.
 ROUND = 1000
 RETRY_SECONDS = 0.5
+_encode = msgspec.json.Encoder().encode
+
+
+class _Entry(NamedTuple):
+    claimed: Claimed
+    outcome: Outcome
 
 
 class Settler(threading.Thread):
-    """The thread. `settled` and `not_mine` are told, in this thread, what became of the tasks."""
+    """The thread. `settled` and `not_mine` are told, in this thread, what became of the tasks.
+
+    `next_wait` decides whether a failed attempt is followed by another one, and after what time.
+    """
 
     def __init__(
         self,
         store: Store,
         worker: str,
+        dead_letters: DeadLetters,
+        next_wait: Callable[[Claimed, Ended], timedelta | None],
         settled: Callable[[list[Claimed]], None],
         not_mine: Callable[[list[Claimed]], None],
     ) -> None:
         super().__init__(name="settler", daemon=True)
         self._store = store
         self._worker = worker
+        self._dead_letters = dead_letters
+        self._next_wait = next_wait
         self._settled = settled
         self._not_mine = not_mine
-        self._queue: SimpleQueue[tuple[Claimed, Outcome] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Entry | tuple[Claimed, Ended] | None] = SimpleQueue()
         self._give_up = threading.Event()
+        self._unsure: deque[_Entry] = deque()  # written, perhaps not on disk: added here, taken out by `confirm`
+        self._confirmed = 0
         self.count = 0  # written by this thread only
+        self.parked: set[str] = set()  # ids of parked tasks: written by the worker's loop, read here
 
-    def add(self, claimed: Claimed, outcome: Outcome) -> None:
+    def add(self, claimed: Claimed, ended: Ended) -> None:
         """Hand over how an attempt ended."""
-        self._queue.put((claimed, outcome))
+        self._queue.put((claimed, ended))
+
+    def mark(self) -> int:
+        """Give a mark for `confirm`: what was written up to now."""
+        return self._confirmed + len(self._unsure)
+
+    def confirm(self, mark: int) -> None:
+        """Say that everything up to `mark` is on Redis's disk. Called by the durability thread, as are these two."""
+        while self._confirmed < mark:
+            self._unsure.popleft()
+            self._confirmed += 1
+
+    def write_again(self) -> None:
+        """Write everything again that is not confirmed: Redis was restarted and may have lost it."""
+        mark = self.mark()
+        while self._confirmed < mark:
+            self._queue.put(self._unsure.popleft())
+            self._confirmed += 1
 
     def finish(self, seconds: float) -> bool:
         """Settle what was added so far, for at most so long; whether all of it was."""
@@ -56,10 +98,10 @@ class Settler(threading.Thread):
         """Settle until `finish`."""
         last = False
         while not last:
-            entries = []
+            entries: list[_Entry] = []
             entry = self._queue.get()
             while entry is not None:
-                entries.append(entry)
+                entries.append(entry if isinstance(entry, _Entry) else self._decide(*entry))
                 if len(entries) == ROUND:
                     break
                 try:
@@ -71,43 +113,101 @@ class Settler(threading.Thread):
             if entries and not self._settle(entries):
                 return
 
-    def _settle(self, entries: list[tuple[Claimed, Outcome]]) -> bool:
+    def _decide(self, claimed: Claimed, ended: Ended) -> _Entry:
+        """Make the outcome of an attempt: its end, or that there is another one."""
+        task = claimed.received.task
+        outcome = Outcome(
+            task.task_id,
+            claimed.attempt,
+            ended.status.value,
+            ended.value,
+            ended.started_us,
+            ended.finished_us,
+            parked=task.task_id in self.parked,
+        )
+        if ended.status != Status.FAILED:
+            return _Entry(claimed, outcome)
+        error = msgspec.json.decode(ended.value, type=TaskError)
+        failed = FailedAttempt(
+            attempt=claimed.attempt,
+            type=error.type,
+            message=error.message[:500],
+            worker=self._worker,
+            finished_us=ended.finished_us,
+        )
+        outcome = outcome._replace(history=_encode(failed))
+        wait = self._next_wait(claimed, ended)
+        if wait is not None:
+            due = ended.finished_us + int(wait.total_seconds() * 1_000_000)
+            outcome = outcome._replace(status=Status.SCHEDULED.value, due_us=due)
+        return _Entry(claimed, outcome)
+
+    def _settle(self, entries: list[_Entry]) -> bool:
         """Settle one round; False when told to give up."""
-        while True:
+        while entries:
             try:
-                answers = self._store.settle(self._worker, [outcome for _, outcome in entries])
-                lost = [entry for entry, answer in zip(entries, answers, strict=True) if answer == LOST]
-                not_mine = [claimed for (claimed, _), answer in zip(entries, answers, strict=True) if answer == DROPPED]
-                settled = [claimed for (claimed, _), answer in zip(entries, answers, strict=True) if answer == SETTLED]
-                self.count += len(settled)
-                self._settled(settled)
-                if not_mine:
-                    log.warning(
-                        "%d late outcomes were dropped: the tasks have ended or are another worker's now",
-                        len(not_mine),
-                    )
-                    self._not_mine(not_mine)
-                if not lost:
-                    return True
-                log.warning(
-                    "Redis has lost %d claims (was it restarted?): claiming and settling them again",
-                    len(lost),
-                )
-                entries = self._claim_again(lost)
+                final = [entry for entry in entries if entry.outcome.status == Status.FAILED]
+                if final and not self._dead_letters.put([self._letter(entry) for entry in final]):
+                    # The others need not wait for Kafka.
+                    rest = [entry for entry in entries if entry.outcome.status != Status.FAILED]
+                    entries = final + self._write(rest)
+                    if self._give_up.wait(RETRY_SECONDS):
+                        return False
+                    continue
+                entries = self._write(entries)
             except redis.RedisError as error:
-                log.warning("Redis is away or refuses, %d outcomes wait for it: %s", len(entries), error)
+                why = "is full (maxmemory)" if is_full(error) else "is away or refuses"
+                log.warning("Redis %s, %d outcomes wait for it: %s", why, len(entries), error)
                 if self._give_up.wait(RETRY_SECONDS):
                     return False
+        return True
 
-    def _claim_again(self, entries: list[tuple[Claimed, Outcome]]) -> list[tuple[Claimed, Outcome]]:
-        tasks = [(claimed.received.task, claimed.attempt) for claimed, _ in entries]
-        claims = self._store.claim(self._worker, tasks)
+    def _write(self, entries: list[_Entry]) -> list[_Entry]:
+        """Write outcomes; give those that are to be written once more."""
+        if not entries:
+            return []
+        answers = self._store.settle(self._worker, [entry.outcome for entry in entries])
+        settled, not_mine, lost = (
+            [entry for entry, answer in zip(entries, answers, strict=True) if answer == wanted]
+            for wanted in (SETTLED, DROPPED, LOST)
+        )
+        self._unsure.extend(settled)
+        self.count += len(settled)
+        self._settled([entry.claimed for entry in settled])
+        if not_mine:
+            log.warning("%d outcomes were dropped: the tasks have ended or are another worker's now", len(not_mine))
+            self._not_mine([entry.claimed for entry in not_mine])
+        if lost:
+            log.warning("Redis has lost %d claims (was it restarted?): claiming and settling them again", len(lost))
+        return self._claim_again(lost) if lost else []
+
+    def _claim_again(self, entries: list[_Entry]) -> list[_Entry]:
+        tasks = [(entry.claimed.received.task, entry.claimed.attempt) for entry in entries]
         again, gone = [], []
-        for (claimed, outcome), attempt in zip(entries, claims, strict=True):
-            if attempt >= 1:
-                again.append((claimed, outcome._replace(attempt=attempt)))
+        for entry, claim in zip(entries, self._store.claim(self._worker, tasks), strict=True):
+            if claim.answer >= 1:
+                again.append(entry._replace(outcome=entry.outcome._replace(attempt=claim.answer)))
             else:
-                gone.append(claimed)
+                gone.append(entry.claimed)
         if gone:
             self._not_mine(gone)
         return again
+
+    def _letter(self, entry: _Entry) -> bytes:
+        task, outcome = entry.claimed.received.task, entry.outcome
+        error = msgspec.json.decode(outcome.value, type=TaskError)
+        split = split_task_id(task.task_id)
+        earlier = self._store.history(task.task_id) if entry.claimed.attempt > 1 else []
+        letter = DeadLetter(
+            reason=f"failed for good at attempt {outcome.attempt}: {error.type}: {error.message[:500]}",
+            at=datetime.fromtimestamp(outcome.finished_us / 1e6, UTC),
+            task_id=task.task_id,
+            task_type=task.task_type,
+            batch_id=split[0] if split else None,
+            queue=task.queue,
+            attempt=outcome.attempt,
+            payload=msgspec.Raw(task.payload),
+            error=error,
+            history=[*earlier, msgspec.json.decode(outcome.history, type=FailedAttempt)],
+        )
+        return _encode(letter)

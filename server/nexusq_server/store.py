@@ -19,24 +19,32 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from nexusq_sdk.protocol import redis_layout
-from nexusq_sdk.protocol.ids import split_task_id
-from nexusq_sdk.protocol.wire import TaskType
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE
+from nexusq_sdk.protocol.wire import FailedAttempt, TaskType
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE, Priority
 from nexusq_server.settings import Settings
 
 #: Tasks a script call: long enough to be cheap, short enough (about 1 ms) not to keep other clients waiting.
 CHUNK = 500
+#: How long a task that is due stays with the scheduler that has taken it, before another one takes it again.
+TAKEN_SECONDS = 30
+#: How long a type is known that no worker offers any more.
+TYPES_TTL = timedelta(days=90)
 
-#: What `Store.claim` answers beside an attempt.
+#: What `Store.claim` answers in place of an attempt.
 SKIP, LATER = 0, -1
 #: What `Store.settle` answers.
 SETTLED, DROPPED, LOST = 1, 0, -1
+#: What `Claim.how` says.
+USUAL, ALONE, GIVEN_UP = 0, 1, 2
 
 _pack = msgspec.msgpack.Encoder().encode
 
 
 class NewTask(NamedTuple):
-    """A task that Kafka has acknowledged. `payload` is JSON; `submitted_us` microseconds since 1970."""
+    """A task that Kafka has acknowledged. `payload` and `options` are JSON; times are microseconds since 1970.
+
+    `batch_size` closes the batch: it stands on the last of its tasks.
+    """
 
     task_id: str
     task_type: str
@@ -44,8 +52,12 @@ class NewTask(NamedTuple):
     queue: str
     ttl_seconds: float | None
     submitted_us: int
+    priority: str = Priority.NORMAL
+    options: bytes = b""
+    due_us: int | None = None
+    batch_size: int | None = None
 
-    def packed(self) -> tuple[str, str, str, str, str, str]:
+    def packed(self) -> tuple[str, ...]:
         """Give the row that the scripts read: text throughout ("" for what is usual).
 
         Lua's numbers would round the times, and Redis's cmsgpack knows no msgpack bytes.
@@ -57,11 +69,27 @@ class NewTask(NamedTuple):
             "" if self.queue == DEFAULT_QUEUE else self.queue,
             "" if self.ttl_seconds is None else repr(self.ttl_seconds),
             str(self.submitted_us),
+            "" if self.priority == Priority.NORMAL else self.priority,
+            self.options.decode(),
+            "" if self.due_us is None else str(self.due_us),
+            "" if self.batch_size is None else str(self.batch_size),
         )
 
 
+class Claim(NamedTuple):
+    """What a claim was answered: an attempt to run, or `SKIP`, or `LATER`; and how to run it."""
+
+    answer: int
+    spent: int = 0
+    how: int = USUAL
+    deliveries: int = 1
+
+
 class Outcome(NamedTuple):
-    """How an attempt ended. `value` is JSON: the result of a COMPLETED task, the `TaskError` of a FAILED one."""
+    """How an attempt ended. `value` is JSON: the result of a COMPLETED task, else the `TaskError`.
+
+    SCHEDULED: it failed, and there is another attempt at `due_us`. `history` is JSON of what failed, or empty.
+    """
 
     task_id: str
     attempt: int
@@ -69,10 +97,27 @@ class Outcome(NamedTuple):
     value: bytes
     started_us: int
     finished_us: int
+    due_us: int | None = None
+    history: bytes = b""
+    parked: bool = False
 
-    def packed(self) -> tuple[str, int, str, str, str, str]:
+    def packed(self) -> tuple[str, int, str, str, str, str, str, str, int]:
         """Give the row that ``settle.lua`` reads."""
-        return (*self[:3], self.value.decode(), str(self.started_us), str(self.finished_us))
+        due = "" if self.due_us is None else str(self.due_us)
+        times = (str(self.started_us), str(self.finished_us), due)
+        return (*self[:3], self.value.decode(), *times, self.history.decode(), int(self.parked))
+
+
+class DueTask(NamedTuple):
+    """A task whose time has come, as its record is to be written."""
+
+    task_id: str
+    task_type: str
+    payload: bytes
+    queue: str
+    priority: str
+    options: bytes
+    record: int
 
 
 def now_us() -> int:
@@ -91,70 +136,128 @@ def connect(settings: Settings) -> redis.Redis:
     )
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether Redis refuses because its memory is full (``maxmemory`` with ``noeviction``)."""
+    return isinstance(error, redis.OutOfMemoryError) or str(error).startswith("OOM ")
+
+
 class Store:
     """The verbs. Every method raises `redis.RedisError` when Redis is away or refuses."""
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._redis = client
+        self._settings = settings
         self._ttl = settings.result_ttl.total_seconds()
         self._gone = settings.gone_ttl.total_seconds()
+        self._scripts: dict[str, Any] = {}
         lua = files("nexusq_server") / "lua"
-        self._submit, self._close_batch, self._claim, self._settle, self._renew_lease = (
-            client.register_script((lua / f"{verb}.lua").read_text())
-            for verb in ("submit", "close_batch", "claim", "settle", "renew_lease")
-        )
+        prelude = (lua / "prelude.lua").read_text()
+        for verb in ("submit", "close_batch", "claim", "settle", "hand_back", "take_due", "promote", "cancel", "requeue"):
+            self._scripts[verb] = client.register_script(prelude + (lua / f"{verb}.lua").read_text())
+        self._scripts["renew_lease"] = client.register_script((lua / "renew_lease.lua").read_text())
 
     def submit(self, tasks: Sequence[NewTask]) -> int:
         """Write the state of tasks that nobody has written yet; give how many those were."""
         written = 0
-        oldest = now_us() - int((self._ttl + self._gone) * 1_000_000)
+        now = now_us()
+        oldest = now - int((self._ttl + self._gone) * 1_000_000)
         for start in range(0, len(tasks), CHUNK):
             rows = [task.packed() for task in tasks[start : start + CHUNK]]
-            written += cast(int, self._submit(keys=[redis_layout.RECENT], args=[_pack(rows), oldest]))
+            args = [_pack(rows), oldest, now, self._ttl, self._gone]
+            written += cast(int, self._scripts["submit"](keys=[redis_layout.RECENT], args=args))
         return written
 
-    def close_batch(self, last: NewTask | None, batch_id: str, size: int, task_type: str, queue: str) -> None:
-        """Record that a batch has all its tasks: `size` of them. `last` is one of them, None if it is empty."""
-        ttl = "" if last is None or last.ttl_seconds is None else repr(last.ttl_seconds)
-        submitted = now_us() if last is None else last.submitted_us
-        self._close_batch(
+    def close_batch(self, batch_id: str, size: int, task_type: str, queue: str, ttl_seconds: float | None) -> None:
+        """Record that a batch has all its tasks: `size` of them. For a batch whose last chunk has no rows."""
+        ttl = "" if ttl_seconds is None else repr(ttl_seconds)
+        lane = "" if queue == DEFAULT_QUEUE else queue
+        self._scripts["close_batch"](
             keys=[redis_layout.batch_key(batch_id), redis_layout.RECENT],
-            args=[
-                batch_id,
-                size,
-                task_type,
-                "" if queue == DEFAULT_QUEUE else queue,
-                ttl,
-                submitted,
-                self._ttl,
-                self._gone,
-            ],
+            args=[batch_id, size, task_type, lane, ttl, now_us(), self._ttl, self._gone],
         )
 
-    def claim(self, worker: str, tasks: Sequence[tuple[NewTask, int]]) -> list[int]:
-        """Ask for tasks, each with its record's attempt: an attempt to run, or `SKIP`, or `LATER`."""
-        answers: list[int] = []
+    def claim(self, worker: str, tasks: Sequence[tuple[NewTask, int]]) -> list[Claim]:
+        """Ask for tasks, each with its record's attempt."""
+        claims: list[Claim] = []
         now = now_us()
+        limits = (self._settings.alone_after, self._settings.max_deliveries)
+        keys = [redis_layout.RECENT, redis_layout.DUE]
         for start in range(0, len(tasks), CHUNK):
             rows = [(*task.packed(), attempt) for task, attempt in tasks[start : start + CHUNK]]
-            answers += cast(list[int], self._claim(keys=[redis_layout.RECENT], args=[worker, now, _pack(rows)]))
-        return answers
+            args = [worker, now, self._ttl, self._gone, *limits, _pack(rows), self._settings.lease.total_seconds()]
+            answers, unusual = cast(tuple[list[int], list[int]], self._scripts["claim"](keys=keys, args=args))
+            found = [Claim(answer) for answer in answers]
+            for at in range(0, len(unusual), 4):
+                place, *rest = unusual[at : at + 4]
+                found[place - 1] = Claim(answers[place - 1], *rest)
+            claims += found
+        return claims
 
     def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[int]:
         """Write outcomes: for each `SETTLED`, `DROPPED` (not this worker's any more) or `LOST` (claim it again)."""
         answers: list[int] = []
+        dead = self._settings.dead_letter_ttl.total_seconds()
+        oldest = now_us() - int(dead * 1_000_000)
         for start in range(0, len(outcomes), CHUNK):
             rows = [outcome.packed() for outcome in outcomes[start : start + CHUNK]]
-            args: list[str | float | bytes] = [worker, self._ttl, self._gone, _pack(rows)]
-            answers += cast(list[int], self._settle(keys=[redis_layout.RECENT], args=args))
+            args = [worker, self._ttl, self._gone, dead, oldest, _pack(rows)]
+            keys = [redis_layout.DUE, redis_layout.DEAD]
+            answers += cast(list[int], self._scripts["settle"](keys=keys, args=args))
         return answers
+
+    def history(self, task_id: str) -> list[FailedAttempt]:
+        """Give the attempts at a task that have failed."""
+        history = cast(bytes | None, self._redis.hget(redis_layout.task_key(task_id), "history"))
+        return msgspec.json.decode(history, type=list[FailedAttempt]) if history else []
+
+    def hand_back(self, worker: str, tasks: Sequence[tuple[str, int]]) -> int:
+        """Give back tasks (id, attempt) that a stopping worker has not ended; give how many were still its own."""
+        given = 0
+        for start in range(0, len(tasks), CHUNK):
+            args = [worker, self._ttl, self._gone, now_us(), _pack(list(tasks[start : start + CHUNK]))]
+            given += cast(int, self._scripts["hand_back"](keys=[], args=args))
+        return given
+
+    def take_due(self, limit: int) -> list[DueTask]:
+        """Take up to `limit` tasks whose time has come. They are to be produced, then to be promoted."""
+        now = now_us()
+        args = [now, now + TAKEN_SECONDS * 1_000_000, limit]
+        rows = cast(list[list[bytes | None]], self._scripts["take_due"](keys=[redis_layout.DUE], args=args))
+        return [_due_task(row) for row in rows]
+
+    def promote(self, task_ids: Sequence[str]) -> int:
+        """Mark tasks as QUEUED that Kafka has now; give how many were SCHEDULED."""
+        args = [self._ttl, self._gone, _pack(list(task_ids))]
+        return cast(int, self._scripts["promote"](keys=[redis_layout.DUE], args=args))
+
+    def cancel(self, task_ids: Sequence[str]) -> list[str]:
+        """Cancel tasks that wait, tell the workers of those that run; give each one's status, "" for unknown."""
+        answers: list[str] = []
+        for start in range(0, len(task_ids), CHUNK):
+            args = [now_us(), self._ttl, self._gone, _pack(list(task_ids[start : start + CHUNK]))]
+            found = cast(list[bytes], self._scripts["cancel"](keys=[redis_layout.DUE], args=args))
+            answers += [status.decode() for status in found]
+        return answers
+
+    def requeue(self, task_ids: Sequence[str], statuses: Iterable[str]) -> int:
+        """Take tasks back that ended with one of `statuses`; give how many."""
+        taken = 0
+        for start in range(0, len(task_ids), CHUNK):
+            chunk = _pack(list(task_ids[start : start + CHUNK]))
+            args = [now_us(), self._ttl, self._gone, chunk, _pack(list(statuses))]
+            taken += cast(int, self._scripts["requeue"](keys=[redis_layout.DUE, redis_layout.DEAD], args=args))
+        return taken
+
+    def mark_batch_cancelled(self, batch_id: str) -> None:
+        """Say that whatever of a batch is still to come is cancelled."""
+        self._redis.hset(redis_layout.batch_key(batch_id), "cancelled", "1")
 
     def renew_lease(
         self, worker: str, lease: timedelta, fields: Mapping[str, str | int], running: Iterable[str]
     ) -> None:
-        """Say that `worker` lives for another `lease`, and which tasks it has started."""
+        """Say that `worker` lives for another `lease` (none: that it has died), and which tasks it has started."""
         key = redis_layout.worker_key(worker)
-        self._renew_lease(
+        self._scripts["renew_lease"](
             keys=[key, f"{key}:running", redis_layout.WORKERS],
             args=[
                 worker,
@@ -167,9 +270,60 @@ class Store:
 
     def end_lease(self, worker: str) -> None:
         """Say that `worker` has left: what it still held may be taken over at once."""
+        key = redis_layout.worker_key(worker)
         pipeline = self._redis.pipeline(transaction=True)
-        pipeline.delete(redis_layout.worker_key(worker))
-        pipeline.zrem(redis_layout.WORKERS, worker)
+        pipeline.delete(key, f"{key}:cancel")
+        pipeline.execute()
+
+    def park(self, worker: str, task_ids: Sequence[str]) -> None:
+        """Note that these tasks' offsets are committed before their end: they are produced again if the worker dies."""
+        self._redis.sadd(f"{redis_layout.worker_key(worker)}:parked", *task_ids)
+
+    def cancels(self, worker: str) -> list[str]:
+        """Take the ids of running tasks that `worker` is to cancel."""
+        taken = self._redis.spop(f"{redis_layout.worker_key(worker)}:cancel", 1000)
+        return [name.decode() for name in cast(set[bytes], taken)]
+
+    def dead_workers(self) -> list[str]:
+        """Give the workers whose lease has ended and of whom something may be left."""
+        names = [name.decode() for name in cast(list[bytes], self._redis.zrange(redis_layout.WORKERS, 0, -1))]
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.exists(redis_layout.worker_key(name))
+        alive = pipeline.execute() if names else []
+        return [name for name, lives in zip(names, alive, strict=True) if not lives]
+
+    def parked(self, worker: str) -> tuple[list[str], list[DueTask]]:
+        """Give the ids that a worker has parked, and those of them that have not ended, as records to be written again."""
+        key = f"{redis_layout.worker_key(worker)}:parked"
+        names = [name.decode() for name in cast(set[bytes], self._redis.smembers(key))]
+        fields = ("taskType", "payload", "queue", "priority", "options", "record", "status")
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hmget(redis_layout.task_key(name), fields)
+        tasks = []
+        for name, row in zip(names, pipeline.execute() if names else [], strict=True):
+            if row[6] in {b"IN_PROGRESS", b"QUEUED"}:
+                tasks.append(_due_task([name.encode(), *row[:6]]))
+        return names, tasks
+
+    def forget_worker(self, worker: str, parked: Sequence[str]) -> None:
+        """Take what a dead worker had parked out of its set, and it out of the list if nothing of it is left.
+
+        It may live again meanwhile (its lease had run out while Redis was away): what it parks now stays.
+        """
+        key = f"{redis_layout.worker_key(worker)}:parked"
+        if parked:
+            self._redis.srem(key, *parked)
+        if not self._redis.exists(key):
+            self._redis.zrem(redis_layout.WORKERS, worker)
+
+    def note_dead_record(self, name: str, letter: bytes) -> None:
+        """Put the dead letter of a record that was no task into the list."""
+        ttl = int(self._settings.dead_letter_ttl.total_seconds())
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(redis_layout.DEAD_RECORD + name, letter, ex=ttl)
+        pipeline.zadd(redis_layout.DEAD, {f"record:{name}": now_us()})
         pipeline.execute()
 
     def publish_types(self, types: Iterable[TaskType]) -> None:
@@ -177,9 +331,17 @@ class Store:
         offered = {entry.task_type: msgspec.json.encode(entry) for entry in types}
         if offered:
             self._redis.hset(redis_layout.TYPES, mapping=cast(Any, offered))
+            self._redis.expire(redis_layout.TYPES, TYPES_TTL)
 
 
-def batch_of(task_id: str) -> str | None:
-    """Give the id of a task's batch, or None."""
-    split = split_task_id(task_id)
-    return None if split is None else split[0]
+def _due_task(row: Sequence[bytes | None]) -> DueTask:
+    task_id, task_type, payload, queue, priority, options, record = row
+    return DueTask(
+        cast(bytes, task_id).decode(),
+        cast(bytes, task_type).decode(),
+        payload or b"null",
+        (queue or DEFAULT_QUEUE.encode()).decode(),
+        (priority or Priority.NORMAL.encode()).decode(),
+        options or b"",
+        int(record or 1),
+    )

@@ -16,7 +16,7 @@ from kafka.errors import TopicAlreadyExistsError
 
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import Options, Record
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TASK_TYPE
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TASK_TYPE, Priority
 from nexusq_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,13 +26,18 @@ DEAD_LETTERS = "task-queue.dead"
 START_TIMEOUT = timedelta(seconds=30)
 
 
+#: Beyond any that comes about by retries; it must stay exact in Lua's numbers.
+MAX_ATTEMPT = 1_000_000
+
+
 class RecordError(ValueError):
     """A record that is no NexusQ task; the message says why."""
 
 
-def topic(queue: str) -> str:
-    """Name the topic of a queue."""
-    return "task-queue" if queue == DEFAULT_QUEUE else f"task-queue.{queue}"
+def topic(queue: str, priority: str = Priority.NORMAL) -> str:
+    """Name the topic of a queue's tasks of one priority."""
+    lane = "task-queue" if queue == DEFAULT_QUEUE else f"task-queue.{queue}"
+    return lane if priority == Priority.NORMAL else f"{lane}.{priority}"
 
 
 def group(queue: str) -> str:
@@ -40,18 +45,42 @@ def group(queue: str) -> str:
     return "nexusq-workers" if queue == DEFAULT_QUEUE else f"nexusq-workers.{queue}"
 
 
+_NO_OPTIONS = Options()
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Record).decode
 
 
-def encode_record(task_id: str, task_type: str, payload: Any, options: Options | None) -> bytes:
-    """Encode a task as its record's value. `payload` is JSON already (bytes or `msgspec.Raw`).
+def encode_record(
+    task_id: str, task_type: str, payload: Any, options: bytes, *, attempt: int = 1, batch_size: int | None = None
+) -> bytes:
+    """Encode a task as its record's value. `payload` is JSON already (bytes or `msgspec.Raw`), so are `options`.
 
     A batch's id is not written: the task's id says it, and a record is written once a task.
     """
     head = b'{"taskId":"%b","taskType":"%b","payload":' % (task_id.encode(), task_type.encode())
-    tail = b"}" if options is None else b',"options":%b}' % _encode(options)
-    return head + bytes(payload) + tail
+    tail = b"" if attempt == 1 else b',"attempt":%d' % attempt
+    if options:
+        tail += b',"options":' + options
+    if batch_size is not None:
+        tail += b',"batchSize":%d' % batch_size
+    return head + bytes(payload) + tail + b"}"
+
+
+def encode_options(options: Options | None) -> bytes:
+    """Give what a worker needs of the options, as JSON; empty where that is nothing.
+
+    Queue and priority are the topic's, the rest was for the API.
+    """
+    if options is None:
+        return b""
+    kept = Options(
+        eta=options.eta,
+        max_attempts=options.max_attempts,
+        backoff=options.backoff,
+        timeout_seconds=options.timeout_seconds,
+        result_ttl_seconds=options.result_ttl_seconds,
+    )
+    return b"" if kept == _NO_OPTIONS else _encode(kept)
 
 
 def decode_record(value: bytes | None) -> Record:
@@ -72,8 +101,8 @@ def decode_record(value: bytes | None) -> Record:
         raise RecordError(f"expected taskId to be <uuid> or <uuid>-<index> in lower case, got {record.task_id!r}")
     if TASK_TYPE.fullmatch(record.task_type) is None:
         raise RecordError(f"expected taskType to be a name such as 'EMAIL_SEND', got {record.task_type!r}")
-    if record.attempt < 1:
-        raise RecordError(f"expected attempt to be 1 or more, got {record.attempt}")
+    if not 1 <= record.attempt <= MAX_ATTEMPT:
+        raise RecordError(f"expected attempt to be from 1 to {MAX_ATTEMPT}, got {record.attempt}")
     return record
 
 
@@ -100,7 +129,7 @@ def connect_producer(settings: Settings) -> KafkaProducer:
 
 def ensure_topics(settings: Settings, queues: Iterable[str]) -> None:
     """Create the topics of `queues` and the dead letters' where they are missing. Safe to call at any time."""
-    names = [topic(queue) for queue in queues] + [DEAD_LETTERS]
+    names = [topic(queue, priority) for queue in queues for priority in Priority] + [DEAD_LETTERS]
     admin = KafkaAdminClient(
         bootstrap_servers=list(settings.kafka),
         bootstrap_timeout_ms=int(START_TIMEOUT.total_seconds() * 1000),

@@ -1,81 +1,92 @@
 -- Decides, for each record that a worker is about to start, whether it may: atomically, so that no two do.
--- KEYS[1] nexusq:recent
--- ARGV[1] worker id   ARGV[2] now in µs as text
--- ARGV[3] msgpack [[task id, task type, payload JSON, queue or "", ttl seconds or "", submittedUs as text, attempt], ...]
--- returns an integer a record: its attempt (1 or more): yours, start it; 0: skip it, it has ended;
---   -1: a live worker has it, come back later
+-- KEYS[1] nexusq:recent   KEYS[2] nexusq:due
+-- ARGV[1] worker id   ARGV[2] now in µs as text   ARGV[3] default ttl seconds   ARGV[4] seconds an expired id is remembered
+-- ARGV[5] claims without an end after which a task is run alone   ARGV[6] ... and after which it is given up
+-- ARGV[7] msgpack [[task id, task type, payload JSON, queue or "", ttl seconds or "", submittedUs as text, priority or "",
+--   options JSON or "", dueUs as text or "", batch's size or "", the record's attempt], ...]
+-- ARGV[8] a lease in seconds
+-- returns two lists. The first has an integer a record: its attempt (1 or more): yours, start it; 0: skip it: it has ended,
+--   waits in the due set, or has a newer record; -1: a live worker has it, come back later. The second has four integers for
+--   each that is not as usual: its place in the first, the attempts that count no more, whether to run it alone (1) or to
+--   give it up (2), the claims without an end.
 local me, now = ARGV[1], ARGV[2]
-local tasks = cmsgpack.unpack(ARGV[3])
-local alive, batches, answers = { [me] = false }, {}, {}
+local now_number, ttl_default, remembered = tonumber(now), tonumber(ARGV[3]), tonumber(ARGV[4])
+local alone_after, give_up_after = tonumber(ARGV[5]), tonumber(ARGV[6])
+local alive, answers, unusual = { [me] = false }, {}, {}
+
+-- Leases may have run out while Redis was down: for the time of a lease after its start, workers are taken to live.
+local function just_started()
+  return tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')) < tonumber(ARGV[8])
+end
 
 local function lives(worker)
   if alive[worker] == nil then
-    alive[worker] = redis.call('EXISTS', 'nexusq:worker:' .. worker) == 1
+    alive[worker] = redis.call('EXISTS', 'nexusq:worker:' .. worker) == 1 or just_started()
   end
   return alive[worker]
 end
 
-for i, task in ipairs(tasks) do
-  local id = task[1]
+for i, task in ipairs(cmsgpack.unpack(ARGV[7])) do
+  local id, record = task[1], task[11]
   local key = 'nexusq:task:' .. id
-  local state = redis.call('HMGET', key, 'status', 'worker', 'attempt', 'deliveries')
-  local status, answer = state[1], nil
+  local batch = batch_of(id)
+  local state = redis.call('HMGET', key, 'status', 'worker', 'attempt', 'deliveries', 'record', 'spent', 'dueUs', 'cancel')
+  local status, attempt, answer = state[1], tonumber(state[3] or 0), nil
+  local due = tonumber(state[7] or task[9])
   if not status then
-    answer = task[7]
+    answer = record
     redis.call('HSET', key, 'taskType', task[2], 'payload', task[3], 'submittedUs', task[6])
     if task[4] ~= '' then redis.call('HSET', key, 'queue', task[4]) end
     if task[5] ~= '' then redis.call('HSET', key, 'ttl', task[5]) end
-  elseif status == 'QUEUED' then
-    answer = task[7]
+    if task[7] ~= '' then redis.call('HSET', key, 'priority', task[7]) end
+    if task[8] ~= '' then redis.call('HSET', key, 'options', task[8]) end
+    if task[9] ~= '' then redis.call('HSET', key, 'dueUs', task[9]) end
+    if record > 1 then redis.call('HSET', key, 'record', record) end
+    if not batch then redis.call('ZADD', KEYS[1], task[6], id) end
+  elseif status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELLED' or record < tonumber(state[5] or 1) then
+    -- A retry has a record of its own, which the due set keeps until Kafka has it.
+    answer = 0
   elseif status == 'IN_PROGRESS' then
     -- A worker asks only for what it does not hold: its own name here is left over from a lost answer of Redis.
     if lives(state[2]) then
       answer = -1
     else
-      answer = tonumber(state[3])
+      answer = attempt
       -- An attempt is charged only where the handler had started when its worker died.
-      if redis.call('SISMEMBER', 'nexusq:worker:' .. state[2] .. ':running', id) == 1 then
-        answer = answer + 1
-      end
+      if redis.call('SISMEMBER', 'nexusq:worker:' .. state[2] .. ':running', id) == 1 then answer = answer + 1 end
     end
   else
-    answer = 0
+    answer = math.max(attempt + 1, record)
   end
   if answer > 0 then
-    redis.call('HSET', key, 'status', 'IN_PROGRESS', 'worker', me, 'attempt', answer,
-      'deliveries', tonumber(state[4] or 0) + 1, 'startedUs', now)
-    if #id > 36 then
-      local batch = string.sub(id, 1, 36)
-      local seen = batches[batch]
-      if not seen then
-        seen = { task = task, fresh = 0, queued = 0, size = 0 }
-        batches[batch] = seen
+    local to = 'IN_PROGRESS'
+    if state[8] or (batch and is_cancelled(batch)) then
+      to, answer = 'CANCELLED', 0
+      redis.call('HSET', key, 'status', to, 'finishedUs', now)
+      expire_task(id, tonumber(task[5]) or ttl_default, remembered)
+    elseif status ~= 'IN_PROGRESS' and due and due > now_number then
+      to, answer = 'SCHEDULED', 0
+      redis.call('HSET', key, 'status', to)
+      redis.call('ZADD', KEYS[2], due, id)
+    else
+      local deliveries, spent = tonumber(state[4] or 0) + 1, tonumber(state[6] or 0)
+      redis.call('HSET', key, 'status', to, 'worker', me, 'attempt', answer, 'deliveries', deliveries, 'startedUs', now)
+      local how = deliveries > give_up_after and 2 or deliveries > alone_after and 1 or 0
+      if spent > 0 or how > 0 then
+        for _, value in ipairs({ i, spent, how, deliveries }) do unusual[#unusual + 1] = value end
       end
-      if not status then
-        seen.fresh = seen.fresh + 1
-        local index = tonumber(string.sub(id, 38))
-        if index >= seen.size then seen.size = index + 1 end
-      elseif status == 'QUEUED' then
-        seen.queued = seen.queued + 1
-      end
-    elseif not status then
-      redis.call('ZADD', KEYS[1], task[6], id)
     end
+    if status == 'SCHEDULED' and to ~= 'SCHEDULED' then redis.call('ZREM', KEYS[2], id) end
+    if batch then
+      local seen = move(id, status, to, not status and task or nil)
+      if to == 'IN_PROGRESS' then seen.started = now elseif to == 'CANCELLED' then seen.last = now end
+    end
+  end
+  if batch and task[10] ~= '' then
+    local seen = seen_batch(batch)
+    seen.close, seen.task = tonumber(task[10]), seen.task or task
   end
   answers[i] = answer
 end
-
-for batch, seen in pairs(batches) do
-  local key = 'nexusq:batch:' .. batch
-  if redis.call('HSETNX', key, 'submittedUs', seen.task[6]) == 1 then
-    redis.call('HSET', key, 'taskType', seen.task[2], 'queue', seen.task[4], 'ttl', seen.task[5])
-    redis.call('ZADD', KEYS[1], seen.task[6], batch)
-  end
-  redis.call('HSETNX', key, 'startedUs', now)
-  if seen.fresh + seen.queued > 0 then redis.call('HINCRBY', key, 'IN_PROGRESS', seen.fresh + seen.queued) end
-  if seen.queued > 0 then redis.call('HINCRBY', key, 'QUEUED', -seen.queued) end
-  if tonumber(redis.call('HGET', key, 'size') or 0) < seen.size then
-    redis.call('HSET', key, 'size', seen.size)
-  end
-end
-return answers
+write_batches(ttl_default, remembered)
+return { answers, unusual }

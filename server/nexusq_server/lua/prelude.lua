@@ -1,0 +1,84 @@
+-- Stands before every script that changes tasks' states. Counts the changes a batch and writes them at the end: one
+-- HINCRBY a batch and status, not one a task. What it needs of ARGV: nothing.
+local batches = {}
+
+-- A task of a batch is <uuid>-<index>; one that stands alone is a uuid of 36 characters.
+local function batch_of(id)
+  if #id > 36 then return string.sub(id, 1, 36), tonumber(string.sub(id, 38)) end
+end
+
+local function seen_batch(batch)
+  local seen = batches[batch]
+  if not seen then
+    seen = { counts = {}, size = 0 }
+    batches[batch] = seen
+  end
+  return seen
+end
+
+-- Counts a task's way from one status to another; `from` is nil for a task that was not there. `task` is the row that
+-- brought it, nil where its batch is known to be there.
+local function move(id, from, to, task)
+  local batch, index = batch_of(id)
+  if not batch then return end
+  local seen = seen_batch(batch)
+  if from then seen.counts[from] = (seen.counts[from] or 0) - 1 end
+  seen.counts[to] = (seen.counts[to] or 0) + 1
+  if task then
+    seen.task = task
+    if index >= seen.size then seen.size = index + 1 end
+  end
+  return seen
+end
+
+local function is_cancelled(batch)
+  local seen = seen_batch(batch)
+  if seen.cancelled == nil then
+    seen.cancelled = redis.call('HGET', 'nexusq:batch:' .. batch, 'cancelled') and true or false
+  end
+  return seen.cancelled
+end
+
+-- Writes a task's end: its state expires, and that it once was is known for longer.
+local function expire_task(id, ttl, remembered)
+  redis.call('EXPIRE', 'nexusq:task:' .. id, math.ceil(ttl))
+  if #id == 36 then redis.call('SET', 'nexusq:gone:' .. id, '', 'EX', math.ceil(ttl + remembered)) end
+end
+
+-- Writes the counters. A batch is finished once it is closed and all its tasks have ended; then it expires.
+local function write_batches(ttl_default, remembered)
+  for batch, seen in pairs(batches) do
+    local key = 'nexusq:batch:' .. batch
+    local task = seen.task
+    if task and redis.call('HSETNX', key, 'submittedUs', task[6]) == 1 then
+      redis.call('HSET', key, 'taskType', task[2], 'queue', task[4], 'ttl', task[5])
+      redis.call('ZADD', 'nexusq:recent', task[6], batch)
+    end
+    if seen.started then redis.call('HSETNX', key, 'startedUs', seen.started) end
+    if seen.last then redis.call('HSET', key, 'lastUs', seen.last) end
+    for status, n in pairs(seen.counts) do
+      if n ~= 0 then redis.call('HINCRBY', key, status, n) end
+    end
+    local state = redis.call('HMGET', key, 'closed', 'size', 'COMPLETED', 'FAILED', 'CANCELLED', 'finishedUs', 'ttl',
+      'lastUs', 'submittedUs')
+    local size = tonumber(state[2] or 0)
+    if seen.close then
+      size = seen.close
+      redis.call('HSET', key, 'size', size, 'closed', '1')
+    elseif size < seen.size and not state[1] then
+      size = seen.size
+      redis.call('HSET', key, 'size', size)
+    end
+    if state[9] then
+      local ended = tonumber(state[3] or 0) + tonumber(state[4] or 0) + tonumber(state[5] or 0)
+      if ended >= size then
+        if state[1] or seen.close then redis.call('HSET', key, 'finishedUs', state[8] or state[9]) end
+        redis.call('EXPIRE', key, math.ceil((tonumber(state[7]) or ttl_default) + remembered))
+      else
+        if state[6] then redis.call('HDEL', key, 'finishedUs') end
+        redis.call('PERSIST', key)
+      end
+    end
+  end
+end
+

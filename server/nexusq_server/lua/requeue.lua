@@ -1,0 +1,26 @@
+-- Takes tasks back that FAILED or were CANCELLED: due now, with all their attempts before them again.
+-- KEYS[1] nexusq:due   KEYS[2] nexusq:dead
+-- ARGV[1] now in µs as text   ARGV[2] default ttl seconds   ARGV[3] seconds an expired id is remembered
+-- ARGV[4] msgpack [task id, ...]   ARGV[5] msgpack [status that is taken back, ...]
+-- returns the number that was taken back
+local taken, wanted = 0, {}
+for _, status in ipairs(cmsgpack.unpack(ARGV[5])) do wanted[status] = true end
+for _, id in ipairs(cmsgpack.unpack(ARGV[4])) do
+  local key = 'nexusq:task:' .. id
+  local state = redis.call('HMGET', key, 'status', 'attempt')
+  if state[1] and wanted[state[1]] then
+    local attempt = tonumber(state[2] or 0)
+    redis.call('HSET', key, 'status', 'SCHEDULED', 'dueUs', ARGV[1], 'spent', attempt, 'record', attempt + 1, 'deliveries', 0)
+    redis.call('HDEL', key, 'finishedUs', 'startedUs', 'cancel')
+    redis.call('PERSIST', key)
+    redis.call('DEL', 'nexusq:gone:' .. id)
+    redis.call('ZADD', KEYS[1], ARGV[1], id)
+    local batch = batch_of(id)
+    if batch then redis.call('HDEL', 'nexusq:batch:' .. batch, 'cancelled') end
+    move(id, state[1], 'SCHEDULED')
+    taken = taken + 1
+  end
+  redis.call('ZREM', KEYS[2], id)
+end
+write_batches(tonumber(ARGV[2]), tonumber(ARGV[3]))
+return taken
