@@ -113,6 +113,7 @@ class Executor(ABC):
                     self._on_end(run.claimed, cancelled(now_us()))
                     self._in_hand.discard(run)
                     self._freed.set()
+                    self._gone()
                 else:
                     self._interrupt(run)
                 return True
@@ -125,6 +126,7 @@ class Executor(ABC):
             if self._queued.pop(run, _ABSENT) is not _ABSENT:
                 self._in_hand.discard(run)
                 back.append(run.claimed)
+        self._gone()
         return back
 
     @abstractmethod
@@ -142,6 +144,9 @@ class Executor(ABC):
     @abstractmethod
     def _interrupt(self, run: Run) -> None:
         """Stop a cancelled run whose handler has started or is about to."""
+
+    def _gone(self) -> None:  # noqa: B027 - most have nothing to do
+        """Note that queued runs have gone without a place's doing."""
 
     def _take(self, run: Run) -> bool:
         """Take a queued run to start it; False if it was cancelled or given back."""

@@ -9,6 +9,9 @@ from msgspec import Meta
 
 from nexusq_sdk.tasks import task
 
+#: SLEEP sleeps so long at a time: a limit or a cancel is raised in between.
+NAP_SECONDS = 0.1
+
 
 @task("ECHO")
 def echo(payload: Any, /) -> Any:
@@ -19,5 +22,7 @@ def echo(payload: Any, /) -> Any:
 @task("SLEEP")
 def sleep(seconds: Annotated[float, Meta(ge=0, le=86400)]) -> dict[str, float]:
     """Wait for so many seconds."""
-    time.sleep(seconds)
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, NAP_SECONDS))
     return {"slept": seconds}

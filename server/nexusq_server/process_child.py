@@ -1,0 +1,226 @@
+"""The child process that runs handlers for `process_pool`, one at a time, and the messages that both speak.
+
+``python -m nexusq_server.process_child``: the main thread runs handlers, another one reads its stdin. Messages are
+msgpack behind four bytes of length. It ends when its stdin does: at once while a handler runs, since then its parent
+has died. It must load neither Kafka's client nor Redis's, and a handler must not reach the pipes through 0 and 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import logging
+import os
+import resource
+import signal
+import struct
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+from queue import SimpleQueue
+
+import msgspec
+
+from nexusq_sdk.protocol.wire import TaskError
+from nexusq_sdk.protocol.words import Status
+from nexusq_sdk.tasks import CURRENT, CurrentTask
+from nexusq_server.registry import Handler, load_handlers
+from nexusq_server.runs import attempt
+from nexusq_server.work import Ended, failed, now_us
+
+LENGTH = struct.Struct(">I")
+_PR_SET_PDEATHSIG = 1
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+class Hello(msgspec.Struct, array_like=True):
+    """The first message to a child; it answers with an empty one once it has loaded its handlers."""
+
+    path: list[str]  # where the parent looks for modules
+    max_result_bytes: int
+
+
+class Request(msgspec.Struct, array_like=True):
+    """A task to run."""
+
+    task_id: str
+    task_type: str
+    attempt: int
+    payload: bytes
+
+
+class Reply(msgspec.Struct, array_like=True):
+    """How it ended, and how much memory the child holds now."""
+
+    status: Status
+    value: bytes
+    started_us: int
+    finished_us: int
+    kinds: tuple[str, ...]
+    retry_seconds: float | None
+    hopeless: bool
+    rss_bytes: int
+
+    @classmethod
+    def of(cls, ended: Ended, rss_bytes: int) -> Reply:
+        """Put an end into a message."""
+        return cls(
+            ended.status,
+            ended.value,
+            ended.started_us,
+            ended.finished_us,
+            ended.kinds,
+            None if ended.retry_in is None else ended.retry_in.total_seconds(),
+            ended.hopeless,
+            rss_bytes,
+        )
+
+    def ended(self) -> Ended:
+        """Give the end that the message tells."""
+        return Ended(
+            self.status,
+            self.value,
+            self.started_us,
+            self.finished_us,
+            self.kinds,
+            None if self.retry_seconds is None else timedelta(seconds=self.retry_seconds),
+            self.hopeless,
+        )
+
+
+def write(fd: int, message: bytes) -> None:
+    """Write a message whole."""
+    rest = memoryview(LENGTH.pack(len(message)) + message)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _read(fd: int) -> bytes | None:
+    """Read a message whole; None at the end."""
+    length = _read_exactly(fd, LENGTH.size)
+    return None if length is None else _read_exactly(fd, LENGTH.unpack(length)[0])
+
+
+def _read_exactly(fd: int, size: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < size:
+        chunk = os.read(fd, size - len(data))
+        if not chunk:
+            return None
+        data += chunk
+    return bytes(data)
+
+
+def rss_bytes() -> int:
+    """Give the memory that this process holds now; where the system does not say, the most it has held."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _Child:
+    """What the two threads share: requests, and whether one is being run."""
+
+    def __init__(self, inbound: int, outbound: int) -> None:
+        self._inbound = inbound
+        self._outbound = outbound
+        self._requests: SimpleQueue[bytes | None] = SimpleQueue()
+        # Set by the reading thread before it hands a request over, cleared by the main thread once it is done: they
+        # take turns, since the parent asks one thing at a time.
+        self._busy = False
+
+    def run(self) -> None:
+        """Load the handlers, then run what is asked for until the parent says no more."""
+        hello = _read(self._inbound)
+        if hello is None:
+            return
+        told = msgspec.msgpack.decode(hello, type=Hello)
+        self._busy = True  # loading: nobody waits for it once the parent is gone
+        threading.Thread(target=self._listen, name="parent", daemon=True).start()
+        sys.path[:] = told.path
+        handlers = _handlers()
+        self._busy = False
+        write(self._outbound, b"")
+        decode = msgspec.msgpack.Decoder(Request).decode
+        while (message := self._requests.get()) is not None:
+            ended = self._attempt(decode(message), handlers, told.max_result_bytes)
+            reply = encode(Reply.of(ended, rss_bytes()))
+            self._busy = False
+            with contextlib.suppress(BrokenPipeError):  # the parent is gone: stdin ends as well
+                write(self._outbound, reply)
+
+    def _listen(self) -> None:
+        while (message := _read(self._inbound)) is not None:
+            self._busy = True
+            self._requests.put(message)
+        if self._busy:
+            os._exit(1)
+        self._requests.put(None)
+
+    @staticmethod
+    def _attempt(request: Request, handlers: dict[str, Handler], max_result_bytes: int) -> Ended:
+        handler = handlers.get(request.task_type)
+        if handler is None:
+            message = (
+                f"expected the process for handlers to know {request.task_type!r} as its worker does, "
+                f"got {', '.join(sorted(handlers))}"
+            )
+            return failed(TaskError(type="UnknownTaskType", message=message), now_us(), hopeless=True)
+        current = CurrentTask(request.task_id, request.task_type, request.attempt)
+        CURRENT.set(current)
+        return attempt(current, handler, request.payload, None, max_result_bytes)
+
+
+def _handlers() -> dict[str, Handler]:
+    # Here, because what they import is heavy and their errors are for the log.
+    from nexusq_server.handlers import builtin_handlers  # noqa: PLC0415
+    from nexusq_server.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings()
+    logging.basicConfig(
+        level=settings.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    return load_handlers(settings.tasks, builtin_handlers(settings))
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for a SIGKILL when the parent dies: a handler that holds the interpreter would not see stdin's end."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _usual_signals() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def main() -> None:
+    """Serve the parent."""
+    _die_with_parent()
+    # The parent decides when this ends: a signal to a whole service is not for its children. Not SIG_IGN, which programs
+    # that handlers start would inherit; and what they fork must end by SIGTERM, or multiprocessing waits for ever.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    os.register_at_fork(after_in_child=_usual_signals)
+    # The pipes under numbers of their own: what a handler prints goes to stderr, what it reads is empty.
+    inbound, outbound = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    faulthandler.enable()
+    _Child(inbound, outbound).run()
+
+
+if __name__ == "__main__":
+    main()
