@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -41,8 +42,12 @@ def _names(values: list[str] | None) -> str | None:
 
 
 def _fail(message: object, code: int = 1) -> typer.Exit:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"nexusq: {message}", markup=False)
+    _tell(message)
     return typer.Exit(code)
+
+
+def _tell(message: object) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"nexusq: {message}", markup=False)
 
 
 def _settings(**flags: Any) -> Settings:
@@ -96,23 +101,41 @@ def worker(
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Port of the API; 0: a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[int | None, typer.Option(help="Port of the API; otherwise 8000; 0: a free one.")] = None,
     workers: Annotated[int, typer.Option(help="How many workers.", min=1, max=64)] = 2,
     tasks: Tasks = None,
-    concurrency: Annotated[int | None, typer.Option(help="Tasks that each worker runs at once.", min=1)] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Tasks that each worker runs at once.")] = None,
     data: Annotated[Path | None, typer.Option(help="Keep the data in this folder; otherwise it is temporary.")] = None,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
     """Run everything on this machine: Kafka, Redis, the API, workers and a mail sink. Ctrl-C stops it."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: _interrupt(stop))
-    if with_parent:
-        threading.Thread(target=_wait_for_end_of_stdin, args=(stop,), daemon=True).start()
-    cluster, errors = _part("local.cluster"), _part("local.errors")
-    names = tuple(part for entry in tasks or () for part in entry.split(",") if part)
-    plan = cluster.Plan(port=port, workers=workers, tasks=names, concurrency=concurrency, data=data)
-    _settings(tasks=_names(tasks), concurrency=concurrency)
+        signal.signal(number, lambda number, _: _interrupt(stop, number))
+    settings = _settings(port=port, tasks=_names(tasks), concurrency=concurrency)
+    try:
+        if with_parent:
+            threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+        _run_cluster(settings, workers, data, with_parent, stop)
+    except KeyboardInterrupt:
+        return  # it was stopped, be it while it started
+
+
+def _run_cluster(settings: Settings, workers: int, data: Path | None, with_parent: bool, stop: threading.Event) -> None:
+    try:
+        cluster, errors = _part("local.cluster"), _part("local.errors")
+    except ModuleNotFoundError as error:
+        raise _fail(
+            f'expected the embedded cluster to be installed, but {error.name} is missing: pip install "nexusq[local]"'
+        ) from None
+    plan = cluster.Plan(
+        port=settings.port,
+        workers=workers,
+        tasks=settings.tasks,
+        concurrency=settings.concurrency,
+        data=data,
+        grace=settings.grace.total_seconds(),
+    )
     try:
         with cluster.Cluster(plan) as running:
             if with_parent:
@@ -124,27 +147,38 @@ def up(
                 print(f"NexusQ is ready at {running.url}")
                 print(f"  Redis  {running.redis_url}\n  Kafka  {running.kafka}")
                 print(f"  Mails  {running.mail_file}\n  Logs   {running.logs}", flush=True)
-            # From here on a signal is an orderly end.
-            while not stop.wait(0.5):
-                running.check()
+            try:
+                while not stop.wait(0.5):
+                    for line in running.tend():
+                        _tell(line)
+            except KeyboardInterrupt:
+                if not with_parent:
+                    _tell("stopping; what runs is given its time, Ctrl-C again ends it at once")
     except errors.LocalError as error:
         raise _fail(error) from None
-    except KeyboardInterrupt:
-        if not stop.is_set():
-            raise
 
 
-def _interrupt(stop: threading.Event) -> None:
-    """End the wait, or what is being waited for while the cluster still starts."""
-    if not stop.is_set():
+def _interrupt(stop: threading.Event, number: int) -> None:
+    """End the wait, or what is being waited for while the cluster starts; a second Ctrl-C ends the stopping too."""
+    if not stop.is_set() or number == signal.SIGINT:
         stop.set()
         raise KeyboardInterrupt
 
 
-def _wait_for_end_of_stdin(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(1):
-        pass
-    stop.set()
+def _wait_for_parent(parent: int) -> None:
+    """End with the parent: its end of standard input closes, unless a process that it forked holds that open still."""
+    closed = threading.Event()
+
+    def read() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        closed.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    while not closed.wait(0.5):
+        if os.getppid() != parent:
+            break
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @app.command()

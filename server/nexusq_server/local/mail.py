@@ -43,7 +43,7 @@ async def serve(port: int, path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     with path.open("a") as file:
-        server = await loop.create_server(lambda: SMTP(Sink(file), loop=loop), "127.0.0.1", port)
+        server = await loop.create_server(lambda: SMTP(Sink(file), hostname="localhost", loop=loop), "127.0.0.1", port)
         await ended.wait()
         server.close()
 
