@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nexusq_server import user_commands
@@ -35,6 +37,11 @@ user_commands.add_to(app)
 Tasks = Annotated[
     list[str] | None, typer.Option("--tasks", help="Module with @task functions; repeat it or separate by commas.")
 ]
+
+
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60))
+#: The password within a URL.
+_PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
 
 
 def _names(values: list[str] | None) -> str | None:
@@ -187,20 +194,23 @@ def settings() -> None:
     values, defaults = _settings(), Settings.model_fields
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("variable", "value", "default", "meaning"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "variable")
     for name, field in defaults.items():
-        value = _shown(getattr(values, name))
+        value = _PASSWORD.sub("(hidden)", _shown(getattr(values, name)))
         if not field.repr and value:
             value = "(hidden)"
-        table.add_row(f"NEXUSQ_{name.upper()}", value, _shown(field.default), field.description)
-    Console().print(table)
+        table.add_row(f"NEXUSQ_{name.upper()}", escape(value), escape(_shown(field.default)), field.description)
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 200)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
     if hasattr(value, "total_seconds"):
-        return f"{value.total_seconds():g}s"
+        seconds = value.total_seconds()
+        unit, size = next(((unit, size) for unit, size in _UNITS if seconds % size == 0), ("s", 1))
+        return f"{seconds / size:g}{unit}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
