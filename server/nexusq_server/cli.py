@@ -200,8 +200,7 @@ def settings() -> None:
         if not field.repr and value:
             value = "(hidden)"
         table.add_row(f"NEXUSQ_{name.upper()}", escape(value), escape(_shown(field.default)), field.description)
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 200)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _shown(value: Any) -> str:

@@ -15,8 +15,10 @@ from msgspec import Meta
 from nexusq_sdk.tasks import task
 from nexusq_server.settings import ADDRESS, Settings
 
-Address = Annotated[str, Meta(pattern=ADDRESS.pattern, max_length=320)]
-Line = Annotated[str, Meta(pattern=r"^[^\r\n]*$(?!\n)", max_length=998)]
+Address = Annotated[
+    str, Meta(pattern=ADDRESS.pattern, max_length=320, description="one mail address, perhaps with a name before it")
+]
+Line = Annotated[str, Meta(pattern=r"^[^\r\n]*$(?!\n)", max_length=998, description="text in one line")]
 #: Seconds without an answer after which a mail server is given up.
 TIMEOUT = 30
 SHUTTING_DOWN = 421
