@@ -49,12 +49,8 @@ def _names(values: list[str] | None) -> str | None:
 
 
 def _fail(message: object, code: int = 1) -> typer.Exit:
-    _tell(message)
+    user_commands.tell(message)
     return typer.Exit(code)
-
-
-def _tell(message: object) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"nexusq: {message}", markup=False)
 
 
 def _settings(**flags: Any) -> Settings:
@@ -157,10 +153,10 @@ def _run_cluster(settings: Settings, workers: int, data: Path | None, with_paren
             try:
                 while not stop.wait(0.5):
                     for line in running.tend():
-                        _tell(line)
+                        user_commands.tell(line)
             except KeyboardInterrupt:
                 if not with_parent:
-                    _tell("stopping; what runs is given its time, Ctrl-C again ends it at once")
+                    user_commands.tell("stopping; what runs is given its time, Ctrl-C again ends it at once")
     except errors.LocalError as error:
         raise _fail(error) from None
 

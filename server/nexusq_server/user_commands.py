@@ -30,7 +30,8 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _tell(message: object) -> None:
+def tell(message: object) -> None:
+    """Say something to the user, beside what a command prints."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"nexusq: {message}", markup=False)
 
 
@@ -41,8 +42,9 @@ def _client(url: str | None) -> Iterator[nexusq_sdk.Client]:
         with nexusq_sdk.Client(url) as client:
             yield client
     except (nexusq_sdk.NexusQError, OSError, ValueError, TypeError) as error:
-        file = error.filename if isinstance(error, OSError) else None
-        _tell("\n".join([f"{file}: {error.strerror}" if file else str(error), *getattr(error, "__notes__", ())]))
+        of_file = isinstance(error, OSError) and error.filename is not None
+        message = f"{error.filename}: {error.strerror}" if of_file else str(error)
+        tell("\n".join([message, *getattr(error, "__notes__", ())]))
         raise typer.Exit(1) from None
 
 
@@ -104,11 +106,12 @@ def submit(
             batch.progress()
             batch.wait()
         except KeyboardInterrupt:
-            _tell(f"no longer waiting; the batch goes on: nexusq status {batch.id}")
+            typer.echo(err=True)  # below the bar
+            tell(f"no longer waiting; the batch goes on: nexusq status {batch.id}")
             raise typer.Exit(130) from None
         failed = batch.counts()["FAILED"]
         if failed:
-            _tell(f"{failed} of {len(batch)} tasks failed; see why: nexusq report {batch.id} -o outcomes.csv")
+            tell(f"{failed} of {len(batch)} tasks failed; see why: nexusq report {batch.id} -o outcomes.csv")
             raise typer.Exit(3)
 
 
@@ -138,7 +141,9 @@ def report(
     with _client(url) as client:
         found = client.batch(batch)
         if output is None:
-            typer.echo(found.report().to_string())
+            summed = found.report()
+            times = dict.fromkeys(summed.columns.drop("tasks"), _span)
+            typer.echo(summed.to_string(formatters=times))
             return
         frame = found.frame()
         if ending == ".jsonl":
@@ -157,6 +162,13 @@ def _json(value: Any) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
+def _span(time: Any) -> str:
+    seconds = time.total_seconds()
+    if seconds != seconds:  # NaT
+        return "-"
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else f"{seconds:,.3f} s"
+
+
 def _described(view: msgspec.Struct) -> str:
     """Give what the API answers, as JSON to read."""
     return msgspec.json.format(msgspec.json.encode(view), indent=2).decode()
@@ -167,7 +179,7 @@ def types(url: Url = None) -> None:
     with _client(url) as client:
         offered = client.task_types()
     if offered.empty:
-        _tell("no worker has offered a task type yet; start one: nexusq worker")
+        tell("no worker has offered a task type yet; start one: nexusq worker")
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("task type", no_wrap=True)
     table.add_column("fields (? may be left out)", overflow="fold")

@@ -29,7 +29,7 @@ class Sink:
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
             "subject": str(message["Subject"]),
-            "body": body.get_content().rstrip("\n") if body else "",
+            "body": body.get_content().replace("\r\n", "\n").rstrip("\n") if body else "",
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
