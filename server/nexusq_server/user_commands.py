@@ -6,6 +6,7 @@ The one part of the server that uses the SDK's public names; they load when firs
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,8 +43,9 @@ def _client(url: str | None) -> Iterator[nexusq_sdk.Client]:
         with nexusq_sdk.Client(url) as client:
             yield client
     except (nexusq_sdk.NexusQError, OSError, ValueError, TypeError) as error:
-        of_file = isinstance(error, OSError) and error.filename is not None
-        message = f"{error.filename}: {error.strerror}" if of_file else str(error)
+        message = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            message = f"{error.filename}: {error.strerror}"
         tell("\n".join([message, *getattr(error, "__notes__", ())]))
         raise typer.Exit(1) from None
 
@@ -164,7 +166,7 @@ def _json(value: Any) -> str | None:
 
 def _span(time: Any) -> str:
     seconds = time.total_seconds()
-    if seconds != seconds:  # NaT
+    if math.isnan(seconds):  # NaT
         return "-"
     return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else f"{seconds:,.3f} s"
 
