@@ -184,7 +184,8 @@ def test_the_tour_runs_on_a_cluster_that_it_starts_itself(monkeypatch: pytest.Mo
 
     executed = execute(tour(), ROOT / "notebooks")
 
-    assert "300 of 300" in shown(cell_with(executed, "mailing.wait()"))
+    assert "300 of 300" in shown(cell_with(executed, "mailing.progress()"))
+    assert "300 of 300" in shown(cell_with(executed, "other.batch(mailing.id)"))
     assert "row 2: expected 'to'" in shown(cell_with(executed, "nexusq_sdk.Refused"))
     assert 3 == shown(cell_with(executed, "failed = outcomes")).count("ZeroDivisionError")
     assert "average = spent / orders" in shown(cell_with(executed, 'failed["traceback"]'))
@@ -199,7 +200,7 @@ def test_the_tour_runs_on_the_cluster_that_nexusq_url_names(
     executed = execute(tour(), ROOT / "notebooks")
 
     assert "300 of 300" in shown(cell_with(executed, "mailing.wait()"))
-    assert f"The workers behind {cluster.url} have sent" in shown(cell_with(executed, "mail_file"))
+    assert f"The workers of {cluster.url} sent them" in shown(cell_with(executed, "mail_file"))
 
 
 def test_the_tour_is_saved_as_it_ran_without_a_machines_paths_and_times() -> None:
