@@ -116,7 +116,7 @@ class Connection:
     def _pages(self, path: str, parameters: Mapping[str, str]) -> Iterator[TaskPage]:
         cursor: str | None = ""
         while cursor is not None:
-            asked = {**parameters, "limit": str(PAGE)} | ({"cursor": cursor} if cursor else {})
+            asked = {"limit": str(PAGE), **parameters} | ({"cursor": cursor} if cursor else {})
             page = self._call("GET", path, TaskPage, params=asked)
             yield page
             cursor = page.next_cursor

@@ -41,6 +41,8 @@ class RedisView:
 
     def __init__(self, source: str | redis.Redis) -> None:
         self._redis = redis.Redis.from_url(source) if isinstance(source, str) else source
+        if self._redis.get_connection_kwargs().get("decode_responses"):
+            raise ValueError("expected a Redis client that gives bytes, got one made with decode_responses=True")
 
     def task(self, task_id: str) -> TaskView:
         """Give all that is known of a task.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -227,10 +228,16 @@ def test_the_newest_tasks_are_a_frame_by_filters(client: nexusq_sdk.Client, divi
     pd.testing.assert_frame_equal(newest_first, listed)
     assert [f"{divided.id}-1"] == list(client.tasks(batch=divided.id, status="FAILED")["task_id"])
     assert [f"{divided.id}-3", f"{divided.id}-2"] == list(client.tasks(batch=divided.id, limit=2)["task_id"])
-    for since in ("1d", timedelta(days=1), datetime.now(UTC) - timedelta(days=1)):
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    for since in ("1d", timedelta(days=1), yesterday, pd.Timestamp(yesterday), yesterday.astimezone()):
         assert set(newest_first["task_id"]) <= set(client.tasks(task_type="DIVIDE", since=since)["task_id"])
-    for since in (timedelta(milliseconds=1), datetime.now(UTC)):
+    for since in (datetime.now(UTC), pd.Timestamp.now(tz="Asia/Kolkata"), pd.Timestamp.now(), datetime.now()):
         assert 0 == len(client.tasks(batch=divided.id, since=since))
+    assert 0 == len(client.tasks(batch=divided.id, limit=0))
+    newest = client.submit("ECHO", 1).wait(timeout=20)
+    assert newest.id in set(client.tasks(since=timedelta(milliseconds=900))["task_id"])
+    with pytest.raises(ValueError, match="expected limit to be 0 or more, got -1"):
+        client.tasks(limit=-1)
     with pytest.raises(nexusq_sdk.Refused, match="expected status to be one of"):
         client.tasks(status="DONE")
 
@@ -242,6 +249,33 @@ def test_what_workers_offer_and_who_they_are_are_frames(client: nexusq_sdk.Clien
     workers = client.workers()
     assert (workers["concurrency"] >= 1).all()
     assert workers["queues"].map(lambda queues: "default" in queues).any()
+
+
+def test_labels_that_stand_twice_are_put_side_by_side(client: nexusq_sdk.Client) -> None:
+    rows = ROWS.set_axis(["ann", "ann", "bob", "bob"])
+
+    batch = client.submit_batch("DIVIDE", rows).wait(timeout=20)
+
+    outcomes = pd.concat([rows, batch.frame()], axis=1)
+    assert [3.0, None, 3.0, 2.0] == list(outcomes["result"])
+
+
+@pytest.mark.parametrize("ttl", [60, 60.5, np.int64(60), np.float32(60), timedelta(minutes=1), pd.Timedelta("1min")])
+def test_times_are_taken_in_every_form_that_notebooks_have_them(client: nexusq_sdk.Client, ttl: Any) -> None:
+    assert 1 == client.submit("ECHO", 1, result_ttl=ttl).result(timeout=ttl)
+
+
+def test_what_is_no_time_is_refused(client: nexusq_sdk.Client) -> None:
+    for wrong in ("1h", np.timedelta64(1, "h"), np.timedelta64(1, "ns"), [1]):
+        with pytest.raises(TypeError, match="expected a time in seconds or a timedelta, got "):
+            client.submit("ECHO", 1, result_ttl=wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="expected a time in seconds or a timedelta, got "):
+            client.submit("ECHO", 1).wait(timeout=wrong)  # type: ignore[arg-type]
+    for endless in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="expected result_ttl to be a finite time"):
+            client.submit("ECHO", 1, result_ttl=endless)
+    with pytest.raises(nexusq_sdk.Refused, match="expected resultTtlSeconds to be from 1 to ten years, got 0.5"):
+        client.submit("ECHO", 1, result_ttl=0.5)
 
 
 def test_a_refusal_names_row_and_field_and_nothing_was_submitted(client: nexusq_sdk.Client) -> None:
@@ -300,7 +334,7 @@ def test_progress_is_a_bar_in_a_terminal(client: nexusq_sdk.Client, monkeypatch:
     assert not shown.is_alive()
     last = terminal.getvalue().rpartition("\r\x1b[2K")[2]
     assert last.startswith(f"DIVIDE |{'█' * 30}| 100% 4 of 4, 1 failed, ")
-    assert last.endswith(" s\n")
+    assert re.search(r", in [\d.]+ m?s\n$", last)
     assert 1 == terminal.getvalue().count("\n")
 
 

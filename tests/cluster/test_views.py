@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 import pytest
+import redis
 
 import nexusq_sdk
 from nexusq_sdk import redis_view
@@ -180,3 +181,11 @@ def test_a_redis_that_does_not_answer_is_told_as_such() -> None:
 
     with pytest.raises(nexusq_sdk.ConnectionFailed, match="expected Redis to answer, got ConnectionError"):
         view.batch(ids.new_id())
+
+
+def test_a_redis_client_that_decodes_is_refused(cluster: Addresses) -> None:
+    with (
+        redis.Redis.from_url(cluster.redis_url, decode_responses=True) as client,
+        pytest.raises(ValueError, match="expected a Redis client that gives bytes"),
+    ):
+        nexusq_sdk.RedisView(client)
