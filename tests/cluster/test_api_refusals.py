@@ -343,3 +343,10 @@ def test_what_is_nowhere_is_refused_as_a_problem_too(
     http: httpx.Client, method: str, path: str, status: int, kind: str, said: str
 ) -> None:
     refused(http.request(method, path), status, kind, said)
+
+
+def test_a_method_that_is_not_allowed_is_told_which_are(http: httpx.Client) -> None:
+    for path, allowed in (("/tasks", "GET, HEAD, POST"), ("/batches", "POST"), ("/tasks/7", "GET, HEAD")):
+        answer = http.request("PUT", path)
+        refused(answer, 405, "method-not-allowed", f"PUT {path}")
+        assert allowed == answer.headers["allow"]
