@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import numbers
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -52,8 +53,15 @@ class Reads(Protocol):
 
 
 def seconds(value: float | timedelta | None) -> float | None:
-    """Give a time that was said in seconds or as a timedelta in seconds."""
-    return value.total_seconds() if isinstance(value, timedelta) else value
+    """Give a time that was said in seconds or as a timedelta in seconds. Raises TypeError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    # numpy's numbers as well; its timedelta64 passes for one, in a unit of its own.
+    if isinstance(value, numbers.Real) and type(value).__name__ != "timedelta64":
+        return float(value)
+    raise TypeError(f"expected a time in seconds or a timedelta, got {value!r}")
 
 
 def _poll(ended: Callable[[], bool], timeout: float | timedelta | None) -> bool:
@@ -240,7 +248,8 @@ class Batch:
         DataFrame, shape (n, 14 or 15)
             Columns and dtypes: see `nexusq_sdk.frames.task_frame`. The index is that of the DataFrame that this handle
             submitted, so that ``people.join(batch.frame())`` puts outcomes beside inputs; otherwise, as from
-            `Client.batch`, 0 … n-1, the rows' positions.
+            `Client.batch`, 0 … n-1, the rows' positions. Where a label stands twice in it, put both side by side by
+            ``pd.concat([people, batch.frame()], axis=1)``: a join would pair each with each.
 
         Examples
         --------

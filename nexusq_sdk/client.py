@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nexusq_sdk.batch import Batch, Task, seconds
-from nexusq_sdk.connection import Connection
+from nexusq_sdk.connection import PAGE, Connection
 from nexusq_sdk.errors import ConnectionFailed, NexusQError, ServerUnavailable
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import BatchView, ChunkAccepted, Options, TaskView
@@ -211,11 +212,15 @@ class Client:
         """
         from nexusq_sdk import frames  # noqa: PLC0415 - pandas loads when a frame is wanted
 
+        if limit < 0:
+            raise ValueError(f"expected limit to be 0 or more, got {limit}")
         if isinstance(since, timedelta):
-            since = f"{int(since.total_seconds())}s"
+            since = f"{math.ceil(since.total_seconds())}s"
         elif isinstance(since, datetime):
-            since = since.astimezone().isoformat()
+            # A pandas Timestamp passes for a datetime, and has an astimezone() of its own.
+            since = datetime.combine(since.date(), since.time(), since.tzinfo).astimezone(UTC).isoformat()
         asked = {"status": status, "type": task_type, "batch": batch, "since": since, "payload": str(payload).lower()}
+        asked["limit"] = str(min(max(limit, 1), PAGE))
         pages = self._connection.tasks({name: str(value) for name, value in asked.items() if value is not None})
         columns = frames.gather(_until(pages, limit), payload)
         return frames.task_frame({name: values[:limit] for name, values in columns.items()})
@@ -261,7 +266,10 @@ def _type(task_type: str) -> bytes:
 
 
 def _options(queue: str | None, result_ttl: float | timedelta | None, allow_unknown: bool) -> bytes:
-    options = Options(queue=queue, result_ttl_seconds=seconds(result_ttl), allow_unknown=allow_unknown)
+    ttl = seconds(result_ttl)
+    if ttl is not None and not math.isfinite(ttl):
+        raise ValueError(f"expected result_ttl to be a finite time, got {ttl}; None keeps results as the server is set")
+    options = Options(queue=queue, result_ttl_seconds=ttl, allow_unknown=allow_unknown)
     encoded = _encode(options)
     return b"" if encoded == b"{}" else b',"options":' + encoded
 

@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from typing import NoReturn, TypeVar
-from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -26,6 +25,8 @@ from nexusq_sdk.errors import (
     ServerUnavailable,
     UnknownTask,
     UnknownTaskType,
+    check_batch_id,
+    check_task_id,
 )
 from nexusq_sdk.protocol.wire import (
     BatchView,
@@ -55,16 +56,18 @@ class Connection:
     """One server's API."""
 
     def __init__(self, url: str | None, *, timeout: float, retry_seconds: float = RETRY_SECONDS) -> None:
-        self.url = (url or os.environ.get("NEXUSQ_URL") or DEFAULT_URL).rstrip("/")
+        given = url or os.environ.get("NEXUSQ_URL") or DEFAULT_URL
+        wanted = f"expected the URL of a NexusQ, such as {DEFAULT_URL}, got {given!r}"
         try:
-            parsed = httpx.URL(self.url)
+            parsed = httpx.URL(given.strip())
         except httpx.InvalidURL as error:
-            raise ConnectionFailed(
-                f"expected the URL of a NexusQ, such as {DEFAULT_URL}, got {url!r}: {error}"
-            ) from None
-        if parsed.scheme not in {"http", "https"} or not parsed.host:
-            hint = "" if "://" in self.url else f"; did you mean 'http://{self.url}'?"
-            raise ConnectionFailed(f"expected the URL of a NexusQ, such as {DEFAULT_URL}, got {self.url!r}{hint}")
+            raise ConnectionFailed(f"{wanted}: {error}") from None
+        except AttributeError:
+            raise ConnectionFailed(wanted) from None
+        if parsed.scheme not in {"http", "https"} or not parsed.host or (parsed.port or 0) > 65535:
+            hint = "" if "://" in given else f"; did you mean 'http://{given.strip()}'?"
+            raise ConnectionFailed(wanted + hint)
+        self.url = given.strip().rstrip("/")
         self._retry_seconds = retry_seconds
         self._near = _is_this_machine(parsed.host)
         # No proxy leads back to this machine, whatever the environment says.
@@ -85,15 +88,18 @@ class Connection:
 
     def task(self, task_id: str) -> TaskView:
         """``GET /tasks/{taskId}``."""
-        return self._call("GET", f"/tasks/{quote(task_id, safe='')}", TaskView)
+        check_task_id(task_id)
+        return self._call("GET", f"/tasks/{task_id}", TaskView)
 
     def batch(self, batch_id: str) -> BatchView:
         """``GET /batches/{batchId}``."""
-        return self._call("GET", f"/batches/{quote(batch_id, safe='')}", BatchView)
+        check_batch_id(batch_id)
+        return self._call("GET", f"/batches/{batch_id}", BatchView)
 
     def batch_tasks(self, batch_id: str, *, payload: bool = False) -> Iterator[TaskPage]:
         """``GET /batches/{batchId}/tasks``, page after page."""
-        return self._pages(f"/batches/{quote(batch_id, safe='')}/tasks", {"payload": str(payload).lower()})
+        check_batch_id(batch_id)
+        return self._pages(f"/batches/{batch_id}/tasks", {"payload": str(payload).lower()})
 
     def tasks(self, filters: Mapping[str, str]) -> Iterator[TaskPage]:
         """``GET /tasks``, page after page."""
@@ -110,7 +116,7 @@ class Connection:
     def _pages(self, path: str, parameters: Mapping[str, str]) -> Iterator[TaskPage]:
         cursor: str | None = ""
         while cursor is not None:
-            asked = {**parameters, "limit": str(PAGE)} | ({"cursor": cursor} if cursor else {})
+            asked = {"limit": str(PAGE), **parameters} | ({"cursor": cursor} if cursor else {})
             page = self._call("GET", path, TaskPage, params=asked)
             yield page
             cursor = page.next_cursor

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import FieldError, Problem
 
 
@@ -114,3 +115,15 @@ class TaskFailed(NexusQError):
 
 class TaskCancelled(NexusQError):
     """Raised when the result is asked of a task that was cancelled."""
+
+
+def check_task_id(task_id: str) -> None:
+    """Raise `UnknownTask` for what can't be a task's id: it would ask for something else."""
+    if not isinstance(task_id, str) or not ids.is_task_id(task_id):
+        raise UnknownTask(f"expected a task id, <uuid> or <uuid>-<index> in lower case, got {task_id!r}")
+
+
+def check_batch_id(batch_id: str) -> None:
+    """Raise `UnknownTask` for what can't be a batch's id."""
+    if not isinstance(batch_id, str) or not ids.is_id(batch_id):
+        raise UnknownTask(f"expected a batch id, a uuid in lower case, got {batch_id!r}")

@@ -49,6 +49,8 @@ def describe(view: BatchView) -> str:
 
 
 def _span(seconds: float) -> str:
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(int(seconds), 60)
@@ -120,7 +122,8 @@ class WidgetDrawer:
 
         self._bar = ipywidgets.FloatProgress(min=0.0, max=1.0, layout=ipywidgets.Layout(width="60%"))
         self._text = ipywidgets.HTML()
-        display(ipywidgets.VBox([self._bar, self._text]))  # type: ignore[no-untyped-call]
+        self._box = ipywidgets.VBox([self._bar, self._text])
+        self._shown = display(self._box, display_id=True)  # type: ignore[no-untyped-call]
 
     def draw(self, view: BatchView) -> None:
         """Set the widget's values."""
@@ -128,6 +131,10 @@ class WidgetDrawer:
         style = "danger" if view.counts.get(Status.FAILED, 0) else "success"
         self._bar.bar_style = style if finished(view) else ""
         self._text.value = f"<b>{html.escape(view.task_type)}</b> {describe(view)} {_counts(view)}"
+        if finished(view) and self._shown is not None:
+            # A saved notebook is also read where no widget is drawn: there it says how the batch ended.
+            ended_so = {"text/plain": f"{view.task_type} {view.batch_id}: {describe(view)}"}
+            self._shown.update(self._box._repr_mimebundle_() | ended_so, raw=True)
 
     def away(self, error: str) -> None:
         """Say so below the bar."""

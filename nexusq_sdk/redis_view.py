@@ -14,7 +14,7 @@ import msgspec
 import redis
 from msgspec import UNSET, Raw
 
-from nexusq_sdk.errors import ConnectionFailed, ResultExpired, UnknownTask
+from nexusq_sdk.errors import ConnectionFailed, ResultExpired, UnknownTask, check_batch_id, check_task_id
 from nexusq_sdk.protocol import ids, redis_layout
 from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, TaskError, TaskPage, TaskView
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TERMINAL, Status
@@ -41,6 +41,8 @@ class RedisView:
 
     def __init__(self, source: str | redis.Redis) -> None:
         self._redis = redis.Redis.from_url(source) if isinstance(source, str) else source
+        if self._redis.get_connection_kwargs().get("decode_responses"):
+            raise ValueError("expected a Redis client that gives bytes, got one made with decode_responses=True")
 
     def task(self, task_id: str) -> TaskView:
         """Give all that is known of a task.
@@ -49,8 +51,9 @@ class RedisView:
         ------
         UnknownTask, ResultExpired
         """
+        check_task_id(task_id)
         state = self._hash(redis_layout.task_key(task_id))
-        split = ids.split_task_id(task_id) if ids.is_task_id(task_id) else None
+        split = ids.split_task_id(task_id)
         if not state:
             raise self._absent(task_id, split)
         error = state.get("error")
@@ -77,6 +80,7 @@ class RedisView:
         ------
         UnknownTask
         """
+        check_batch_id(batch_id)
         state = self._hash(redis_layout.batch_key(batch_id))
         if not state:
             raise UnknownTask(f"there is no batch {batch_id}: it never was, or was forgotten long after its end")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import re
 import signal
 import sys
 import threading
@@ -17,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nexusq_server import user_commands
@@ -36,12 +39,17 @@ Tasks = Annotated[
 ]
 
 
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60))
+#: The password within a URL.
+_PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
+
+
 def _names(values: list[str] | None) -> str | None:
     return ",".join(values) if values else None
 
 
 def _fail(message: object, code: int = 1) -> typer.Exit:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"nexusq: {message}", markup=False)
+    user_commands.tell(message)
     return typer.Exit(code)
 
 
@@ -96,23 +104,41 @@ def worker(
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Port of the API; 0: a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[int | None, typer.Option(help="Port of the API; otherwise 8000; 0: a free one.")] = None,
     workers: Annotated[int, typer.Option(help="How many workers.", min=1, max=64)] = 2,
     tasks: Tasks = None,
-    concurrency: Annotated[int | None, typer.Option(help="Tasks that each worker runs at once.", min=1)] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Tasks that each worker runs at once.")] = None,
     data: Annotated[Path | None, typer.Option(help="Keep the data in this folder; otherwise it is temporary.")] = None,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
     """Run everything on this machine: Kafka, Redis, the API, workers and a mail sink. Ctrl-C stops it."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: _interrupt(stop))
-    if with_parent:
-        threading.Thread(target=_wait_for_end_of_stdin, args=(stop,), daemon=True).start()
-    cluster, errors = _part("local.cluster"), _part("local.errors")
-    names = tuple(part for entry in tasks or () for part in entry.split(",") if part)
-    plan = cluster.Plan(port=port, workers=workers, tasks=names, concurrency=concurrency, data=data)
-    _settings(tasks=_names(tasks), concurrency=concurrency)
+        signal.signal(number, lambda number, _: _interrupt(stop, number))
+    settings = _settings(port=port, tasks=_names(tasks), concurrency=concurrency)
+    try:
+        if with_parent:
+            threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+        _run_cluster(settings, workers, data, with_parent, stop)
+    except KeyboardInterrupt:
+        return  # it was stopped, be it while it started
+
+
+def _run_cluster(settings: Settings, workers: int, data: Path | None, with_parent: bool, stop: threading.Event) -> None:
+    try:
+        cluster, errors = _part("local.cluster"), _part("local.errors")
+    except ModuleNotFoundError as error:
+        raise _fail(
+            f'expected the embedded cluster to be installed, but {error.name} is missing: pip install "nexusq[local]"'
+        ) from None
+    plan = cluster.Plan(
+        port=settings.port,
+        workers=workers,
+        tasks=settings.tasks,
+        concurrency=settings.concurrency,
+        data=data,
+        grace=settings.grace.total_seconds(),
+    )
     try:
         with cluster.Cluster(plan) as running:
             if with_parent:
@@ -124,27 +150,38 @@ def up(
                 print(f"NexusQ is ready at {running.url}")
                 print(f"  Redis  {running.redis_url}\n  Kafka  {running.kafka}")
                 print(f"  Mails  {running.mail_file}\n  Logs   {running.logs}", flush=True)
-            # From here on a signal is an orderly end.
-            while not stop.wait(0.5):
-                running.check()
+            try:
+                while not stop.wait(0.5):
+                    for line in running.tend():
+                        user_commands.tell(line)
+            except KeyboardInterrupt:
+                if not with_parent:
+                    user_commands.tell("stopping; what runs is given its time, Ctrl-C again ends it at once")
     except errors.LocalError as error:
         raise _fail(error) from None
-    except KeyboardInterrupt:
-        if not stop.is_set():
-            raise
 
 
-def _interrupt(stop: threading.Event) -> None:
-    """End the wait, or what is being waited for while the cluster still starts."""
-    if not stop.is_set():
+def _interrupt(stop: threading.Event, number: int) -> None:
+    """End the wait, or what is being waited for while the cluster starts; a second Ctrl-C ends the stopping too."""
+    if not stop.is_set() or number == signal.SIGINT:
         stop.set()
         raise KeyboardInterrupt
 
 
-def _wait_for_end_of_stdin(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(1):
-        pass
-    stop.set()
+def _wait_for_parent(parent: int) -> None:
+    """End with the parent: its end of standard input closes, unless a process that it forked holds that open still."""
+    closed = threading.Event()
+
+    def read() -> None:
+        while sys.stdin.buffer.read(1):
+            pass
+        closed.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    while not closed.wait(0.5):
+        if os.getppid() != parent:
+            break
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @app.command()
@@ -153,20 +190,22 @@ def settings() -> None:
     values, defaults = _settings(), Settings.model_fields
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("variable", "value", "default", "meaning"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "variable")
     for name, field in defaults.items():
-        value = _shown(getattr(values, name))
+        value = _PASSWORD.sub("(hidden)", _shown(getattr(values, name)))
         if not field.repr and value:
             value = "(hidden)"
-        table.add_row(f"NEXUSQ_{name.upper()}", value, _shown(field.default), field.description)
-    Console().print(table)
+        table.add_row(f"NEXUSQ_{name.upper()}", escape(value), escape(_shown(field.default)), field.description)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
     if hasattr(value, "total_seconds"):
-        return f"{value.total_seconds():g}s"
+        seconds = value.total_seconds()
+        unit, size = next(((unit, size) for unit, size in _UNITS if seconds % size == 0), ("s", 1))
+        return f"{seconds / size:g}{unit}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

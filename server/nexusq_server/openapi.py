@@ -54,6 +54,8 @@ _EXAMPLES: dict[type, Any] = {
         "errors": [{"message": "'to' is missing", "field": "to", "row": 17}],
     },
 }
+#: What the probes answer.
+_STATUS = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
 _TYPES = [*_EXAMPLES, wire.TaskTypes, wire.Workers]
 
 _PAGE = [
@@ -127,8 +129,9 @@ def openapi() -> bytes:
             if path == "/batches":
                 content["application/x-ndjson"] = {"schema": {"type": "string"}}
             call["requestBody"] = {"required": True, "content": content}
-        if answer is not None:
-            call["responses"][str(status)]["content"] = {"application/json": {"schema": _ref(answer)}}
+        call["responses"][str(status)]["content"] = {
+            "application/json": {"schema": _STATUS if answer is None else _ref(answer)}
+        }
         for code in refusals:
             call["responses"][str(code)] = {
                 "description": "; ".join(titles[code]),

@@ -13,6 +13,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from nexusq_sdk.protocol.wire import FieldError, Problem
 
@@ -133,13 +134,18 @@ def on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kinds = {404: "not-found", 405: "method-not-allowed"}
     detail = f"{request.method} {request.url.path}: {error.detail}; the calls are listed at /docs"
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # A path may have a route for each method: the framework names those of the first one.
+        routes = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
+        headers["Allow"] = ", ".join(sorted({method for route in routes for method in route.methods}))
     return respond(
         error.status_code,
         kinds.get(error.status_code, "invalid-request"),
         error.detail,
         detail,
         (),
-        error.headers or {},
+        headers,
     )
 
 

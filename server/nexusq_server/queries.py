@@ -6,13 +6,14 @@ Results, errors and payloads are JSON in Redis already: they go into the answer 
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import redis.asyncio
@@ -41,6 +42,15 @@ _pack = msgspec.msgpack.Encoder().encode
 _encode = msgspec.json.Encoder().encode
 
 Row = list[bytes | None]
+
+
+class Unit(NamedTuple):
+    """What `redis_layout.RECENT` holds: a batch or a single task, and how many of its rows are to be looked at."""
+
+    score: str
+    member: str
+    rows: int
+    is_batch: bool
 
 
 @dataclass(frozen=True)
@@ -159,25 +169,21 @@ class Queries:
             units = await self._units(filters, position)
             if not units:
                 return _page(found_ids, found, fields, None)
-            for score, member, rows in units:
-                # A single task is one row, numbered 0; a batch's rows are walked from the last one down.
-                top = min(rows, cast(int, position[2])) if position and position[1] == member else rows
-                while top > 0:
-                    if len(found_ids) >= limit or scanned >= MAX_SCANNED:
-                        return _page(found_ids, found, fields, _cursor(score, member, top))
-                    low = max(0, top - min(SLICE, limit))
-                    batch = await self._is_batch(member)
-                    names = [ids.task_id(member, i) for i in range(top - 1, low - 1, -1)] if batch else [member]
-                    scanned += len(names)
-                    for index, (name, row) in enumerate(zip(names, await self.read_tasks(names, fields), strict=True)):
-                        if not _matches(row, filters):
-                            continue
-                        if len(found_ids) >= limit:
-                            return _page(found_ids, found, fields, _cursor(score, member, top - index))
-                        found_ids.append(name)
-                        found.append(row)
-                    top = low
-                position = (score, member, 0)
+            rows = _rows(units, position)
+            # Read many at a time, whether they are a batch's or stand alone; of a short page not many too many.
+            while block := list(itertools.islice(rows, min(SLICE, max(limit, 100)))):
+                if len(found_ids) >= limit or scanned >= MAX_SCANNED:
+                    return _page(found_ids, found, fields, _cursor(*block[0][:3]))
+                scanned += len(block)
+                states = await self.read_tasks([name for *_, name in block], fields)
+                for (score, member, number, name), row in zip(block, states, strict=True):
+                    if not _matches(row, filters):
+                        continue
+                    if len(found_ids) >= limit:
+                        return _page(found_ids, found, fields, _cursor(score, member, number))
+                    found_ids.append(name)
+                    found.append(row)
+            position = (*units[-1][:2], 0)
 
     async def workers(self) -> list[WorkerView]:
         """Give the live workers."""
@@ -212,16 +218,13 @@ class Queries:
             return TaskExpired(f"task {task_id} has ended and its state is not kept any more (NEXUSQ_RESULT_TTL)")
         return TaskNotFound(f"there is no task {task_id}: it was never accepted, or forgotten long after its end")
 
-    async def _is_batch(self, member: str) -> bool:
-        return bool(await self._redis.exists(redis_layout.batch_key(member)))
-
-    async def _units(self, filters: Filters, position: tuple[Any, ...] | None) -> list[tuple[str, str, int]]:
-        """Give single tasks and batches from `position` on, newest first: score, id, rows to look at."""
+    async def _units(self, filters: Filters, position: tuple[Any, ...] | None) -> list[Unit]:
+        """Give single tasks and batches from `position` on, newest first."""
         if filters.batch is not None:
             if position and position[2] == 0:
                 return []
             view = await self.batch(filters.batch)
-            return [("0", filters.batch, view.size)]
+            return [Unit("0", filters.batch, view.size, True)]
         upper = position[0] if position else "+inf"
         lower = filters.since_us if filters.since_us is not None else "-inf"
         raw = cast(
@@ -250,8 +253,16 @@ class Queries:
                 or (filters.status and int(count or 0) <= 0)
             ):
                 rows = 0  # nothing in this batch can match
-            units.append((score, member, rows))
+            units.append(Unit(score, member, rows, size is not None))
         return units
+
+
+def _rows(units: list[Unit], position: tuple[Any, ...] | None) -> Iterator[tuple[str, str, int, str]]:
+    """Give the rows of units from the last one down: score, id of the unit, the row's number from 1, the task's id."""
+    for score, member, rows, is_batch in units:
+        top = min(rows, cast(int, position[2])) if position and position[1] == member else rows
+        for number in range(top, 0, -1):
+            yield score, member, number, ids.task_id(member, number - 1) if is_batch else member
 
 
 def _matches(row: Row, filters: Filters) -> bool:

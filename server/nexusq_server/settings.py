@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -17,6 +18,11 @@ from nexusq_sdk.protocol.words import DEFAULT_QUEUE, QUEUE, RESERVED_QUEUES
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9a-fA-F:]+")
+
+#: One mail address, perhaps with a name before it: in Python's and in JSON Schema's regular expressions alike, where
+#: ``$`` alone would let a line's end pass. That it exists, only its server knows.
+ADDRESS = re.compile(r'^(?:[^\s@,<>"]+@[^\s@,<>"]+|(?:"[^"\r\n]*"|[^\r\n,@<>"]*) *<[^\s@,<>"]+@[^\s@,<>"]+>)$(?!\n)')
 
 
 class SettingsError(ValueError):
@@ -93,7 +99,55 @@ class Settings(BaseSettings):
     smtp_from: str = Field("nexusq@localhost", description="EMAIL_SEND: sender unless the payload names one")
     http_hosts: Names = Field((), description="HTTP_REQUEST: hosts it may call; empty: HTTP_REQUEST is not offered")
 
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="what is logged to stderr")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is logged to stderr")
+
+    @field_validator("kafka")
+    @classmethod
+    def _bootstrap_servers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for server in value:
+            host, _, port = server.rpartition(":")
+            if not host or "/" in server or not (port.isdecimal() and 0 < int(port) < 65536):
+                raise ValueError("expected host:port, such as kafka:9092, comma-separated")
+        if not value:
+            raise ValueError("expected at least one host:port")
+        return value
+
+    @field_validator("redis")
+    @classmethod
+    def _redis_url(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            known = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            known = False
+        if not known and not value.startswith("unix:///"):
+            raise ValueError(
+                "expected a URL such as redis://host:6379/0 (rediss:// with TLS, unix:///path of a socket)"
+            )
+        return value
+
+    @field_validator("tasks")
+    @classmethod
+    def _module_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError("expected names of modules as in Python's import: my_package.tasks, no path, no .py")
+        return value
+
+    @field_validator("http_hosts")
+    @classmethod
+    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if _HOST.fullmatch(host) is None:
+                raise ValueError("expected names of hosts alone, such as api.example.com: no port, no https://")
+        return tuple(host.lower() for host in value)
+
+    @field_validator("smtp_from")
+    @classmethod
+    def _sender(cls, value: str) -> str:
+        if ADDRESS.search(value) is None:
+            raise ValueError("expected one mail address, such as nexusq@example.com or 'NexusQ <nexusq@example.com>'")
+        return value
 
     @field_validator("queues")
     @classmethod
@@ -125,5 +179,15 @@ def load_settings(**flags: Any) -> Settings:
         for fault in error.errors():
             name = str(fault["loc"][0])
             source = f"--{name.replace('_', '-')}" if name in given else f"NEXUSQ_{name.upper()}"
-            lines.append(f"{source}: {fault['msg'].removeprefix('Value error, ')}, got {fault['input']!r}")
+            lines.append(f"{source}: {_expected(fault['msg'])}, got {fault['input']!r}")
         raise SettingsError("\n".join(lines)) from None
+
+
+def _expected(message: str) -> str:
+    """Say what was expected in the words of the other refusals."""
+    message = message.removeprefix("Value error, ").partition(", unable to")[0]
+    return re.sub(
+        r"^Input should be (greater|less)?",
+        lambda found: f"expected {'a number ' + found[1] if found[1] else ''}",
+        message,
+    )

@@ -6,6 +6,8 @@ The one part of the server that uses the SDK's public names; they load when firs
 from __future__ import annotations
 
 import contextlib
+import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +15,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 import nexusq_sdk
 
 Url = Annotated[str | None, typer.Option("--url", help="URL of the API; otherwise NEXUSQ_URL, or this machine's.")]
-_READERS = {".csv": "read_csv", ".jsonl": "read_json", ".parquet": "read_parquet"}
-_WRITERS = {".csv": "to_csv", ".jsonl": "to_json", ".parquet": "to_parquet"}
+_READABLE = (".csv", ".jsonl", ".parquet")
+_NEEDS_PYARROW = "expected pyarrow to be installed, which reads and writes .parquet: pip install pyarrow"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,52 +31,90 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
+def tell(message: object) -> None:
+    """Say something to the user, beside what a command prints."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"nexusq: {message}", markup=False)
+
+
 @contextlib.contextmanager
 def _client(url: str | None) -> Iterator[nexusq_sdk.Client]:
-    """Give a client; what it refuses is told in one message, without a traceback."""
+    """Give a client; what it or a file refuses is told in one message, without a traceback."""
     try:
         with nexusq_sdk.Client(url) as client:
             yield client
-    except (nexusq_sdk.NexusQError, FileNotFoundError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"nexusq: {error}", markup=False)
+    except (nexusq_sdk.NexusQError, OSError, ValueError, TypeError) as error:
+        message = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            message = f"{error.filename}: {error.strerror}"
+        tell("\n".join([message, *getattr(error, "__notes__", ())]))
         raise typer.Exit(1) from None
 
 
-def _kind(path: Path, known: dict[str, str]) -> str:
+def _ending(path: Path) -> str:
+    ending = path.suffix.lower()
+    if ending not in _READABLE:
+        raise typer.BadParameter(f"expected a file that ends in one of {', '.join(_READABLE)}, got {path.name!r}")
+    return ending
+
+
+def _read(path: Path, ending: str) -> Any:
+    """Give the file's rows, all read: what is wrong in its last line is told before the first is submitted."""
+    if ending == ".jsonl":
+        return [_parsed(path, number, line) for number, line in enumerate(path.open("rb"), 1) if line.strip()]
+
+    import pandas as pd  # noqa: PLC0415 - only these files need it
+
     try:
-        return known[path.suffix.lower()]
-    except KeyError:
-        expected = ", ".join(known)
-        raise typer.BadParameter(f"expected a file that ends in one of {expected}, got {path.name!r}") from None
-
-
-def _read(path: Path) -> Any:
-    import pandas  # noqa: PLC0415 - only this command needs it
-
-    reader = _kind(path, _READERS)
-    options = {"lines": True} if reader == "read_json" else {}
-    try:
-        return getattr(pandas, reader)(path, **options)
+        if ending == ".parquet":
+            return pd.read_parquet(path)
+        # An empty cell is a missing value. A cell with NA or None in it is a text.
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except ImportError:
+        raise ValueError(_NEEDS_PYARROW) from None
     except ValueError as error:
-        raise typer.BadParameter(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _parsed(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path}, line {number}: expected a payload in JSON, got {error}") from None
 
 
 def submit(
     task_type: Annotated[str, typer.Argument(metavar="TYPE", help="Task type, such as EMAIL_SEND.")],
-    file: Annotated[Path, typer.Argument(help="Rows: .csv, .jsonl or .parquet; its columns are the payload's fields.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Rows: .csv, .parquet (columns are the payload's fields), .jsonl (a payload a line)."
+        ),
+    ],
     wait: Annotated[bool, typer.Option("--wait", help="Show progress and wait for the end.")] = False,
     queue: Annotated[str | None, typer.Option(help="Queue; otherwise the default one.")] = None,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Submit although no worker has ever offered the type.")
+    ] = False,
     url: Url = None,
 ) -> None:
     """Submit a file of rows as a batch, and print its id."""
+    ending = _ending(file)
     with _client(url) as client:
-        batch = client.submit_batch(task_type, _read(file), queue=queue)
+        batch = client.submit_batch(task_type, _read(file, ending), queue=queue, allow_unknown=allow_unknown)
         typer.echo(batch.id)
-        if wait:
+        if not wait:
+            return
+        try:
             batch.progress()
             batch.wait()
-            if batch.counts()["FAILED"]:
-                raise typer.Exit(3)
+        except KeyboardInterrupt:
+            typer.echo(err=True)  # below the bar
+            tell(f"no longer waiting; the batch goes on: nexusq status {batch.id}")
+            raise typer.Exit(130) from None
+        failed = batch.counts()["FAILED"]
+        if failed:
+            tell(f"{failed} of {len(batch)} tasks failed; see why: nexusq report {batch.id} -o outcomes.csv")
+            raise typer.Exit(3)
 
 
 def status(
@@ -83,7 +125,10 @@ def status(
         try:
             typer.echo(_described(client.task(id_).info()))
         except nexusq_sdk.UnknownTask:
-            typer.echo(_described(client.batch(id_).info()))
+            with contextlib.suppress(nexusq_sdk.UnknownTask):
+                typer.echo(_described(client.batch(id_).info()))
+                return
+            raise nexusq_sdk.UnknownTask(f"expected the id of a task or a batch, got {id_!r}: there is none") from None
 
 
 def report(
@@ -94,25 +139,36 @@ def report(
     url: Url = None,
 ) -> None:
     """Print a batch's report; with -o, write the outcome of each task."""
-    writer = _kind(output, _WRITERS) if output else ""
+    ending = _ending(output) if output else ""
     with _client(url) as client:
         found = client.batch(batch)
         if output is None:
-            typer.echo(found.report().to_string())
+            summed = found.report()
+            times = dict.fromkeys(summed.columns.drop("tasks"), _span)
+            typer.echo(summed.to_string(formatters=times))
             return
         frame = found.frame()
-        if writer == "to_json":
-            frame.to_json(output, orient="records", lines=True, date_format="iso")
-        elif writer == "to_parquet":
-            frame.assign(result=[_json(value) for value in frame["result"]]).to_parquet(output)
+        if ending == ".jsonl":
+            frame.to_json(output, orient="records", lines=True, date_format="iso", date_unit="us")
         else:
-            frame.assign(result=[_json(value) for value in frame["result"]]).to_csv(output)
+            frame["result"] = [_json(value) for value in frame["result"]]
+            try:
+                frame.to_parquet(output) if ending == ".parquet" else frame.to_csv(output, index=False)
+            except ImportError:
+                raise ValueError(_NEEDS_PYARROW) from None
         typer.echo(f"{len(frame)} rows written to {output}")
 
 
-def _json(value: Any) -> str:
+def _json(value: Any) -> str | None:
     """Give a result as JSON: a table's cell holds text, not Python's spelling of a dict."""
-    return msgspec.json.encode(value).decode()
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def _span(time: Any) -> str:
+    seconds = time.total_seconds()
+    if math.isnan(seconds):  # NaT
+        return "-"
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else f"{seconds:,.3f} s"
 
 
 def _described(view: msgspec.Struct) -> str:
@@ -123,4 +179,13 @@ def _described(view: msgspec.Struct) -> str:
 def types(url: Url = None) -> None:
     """List the task types that workers offer."""
     with _client(url) as client:
-        typer.echo(client.task_types().to_string(index=False))
+        offered = client.task_types()
+    if offered.empty:
+        tell("no worker has offered a task type yet; start one: nexusq worker")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("task type", no_wrap=True)
+    table.add_column("fields (? may be left out)", overflow="fold")
+    table.add_column("description", overflow="fold")
+    for row in offered.itertuples():
+        table.add_row(*(escape(str(cell)) for cell in (row.task_type, row.fields, row.description)))
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)

@@ -13,13 +13,19 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from nexusq_sdk.tasks import task
-from nexusq_server.settings import Settings
+from nexusq_server.settings import ADDRESS, Settings
 
-#: One address, perhaps with a name before it. That it exists, only its server knows.
-Address = Annotated[str, Meta(pattern=r"^[^\r\n]*[^\s@,]+@[^\s@,]+$", max_length=320)]
-Line = Annotated[str, Meta(pattern=r"^[^\r\n]*$", max_length=998)]
+Address = Annotated[
+    str, Meta(pattern=ADDRESS.pattern, max_length=320, description="one mail address, perhaps with a name before it")
+]
+Line = Annotated[str, Meta(pattern=r"^[^\r\n]*$(?!\n)", max_length=998, description="text in one line")]
 #: Seconds without an answer after which a mail server is given up.
 TIMEOUT = 30
+SHUTTING_DOWN = 421
+
+
+class MailRefused(Exception):
+    """The mail server does not take the mail; the message has its words."""
 
 
 class _Mailer(threading.local):
@@ -30,16 +36,30 @@ class _Mailer(threading.local):
         self._connection: smtplib.SMTP | None = None
 
     def send(self, message: EmailMessage) -> None:
-        if self._connection is not None:
-            try:
+        try:
+            if self._connection is None or not self._sent(self._connection, message):
+                self._connection = self._connect()
                 self._connection.send_message(message)
-            except smtplib.SMTPServerDisconnected:
-                # Servers close idle connections: the mail was not taken, so it goes out on a new one.
-                self._connection = None
-            else:
-                return
-        self._connection = self._connect()
-        self._connection.send_message(message)
+        except smtplib.SMTPRecipientsRefused as error:
+            words = "; ".join(f"{code} {_text(said)}" for code, said in error.recipients.values())
+            raise MailRefused(f"{self._settings.smtp_host} refused the mail: {words}") from None
+        except smtplib.SMTPResponseException as error:
+            raise MailRefused(
+                f"{self._settings.smtp_host} refused the mail: {error.smtp_code} {_text(error.smtp_error)}"
+            ) from None
+
+    def _sent(self, connection: smtplib.SMTP, message: EmailMessage) -> bool:
+        """Send on a connection that was used before; False if it has ended since, and the mail was not taken."""
+        try:
+            connection.send_message(message)
+        except smtplib.SMTPServerDisconnected:
+            return False
+        except smtplib.SMTPSenderRefused as error:
+            # How a server that closes idle connections says so.
+            if error.smtp_code != SHUTTING_DOWN:
+                raise
+            return False
+        return True
 
     def _connect(self) -> smtplib.SMTP:
         settings = self._settings
@@ -53,6 +73,10 @@ class _Mailer(threading.local):
             connection.close()
             raise
         return connection
+
+
+def _text(said: bytes | str) -> str:
+    return said.decode(errors="replace") if isinstance(said, bytes) else said
 
 
 def email_handler(settings: Settings) -> Callable[..., Any]:

