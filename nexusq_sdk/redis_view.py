@@ -16,8 +16,8 @@ from msgspec import UNSET, Raw
 
 from nexusq_sdk.errors import ConnectionFailed, ResultExpired, UnknownTask, check_batch_id, check_task_id
 from nexusq_sdk.protocol import ids, redis_layout
-from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, TaskError, TaskPage, TaskView
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TERMINAL, Status
+from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, FailedAttempt, TaskError, TaskPage, TaskView
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TERMINAL, Priority, Status
 
 PAGE = 10_000  # tasks a pipeline
 _JSON = frozenset({"result", "error", "payload"})
@@ -67,8 +67,11 @@ class RedisView:
             attempt=int(state.get("attempt", 0)),
             worker=state["worker"].decode() if "worker" in state else None,
             queue=state.get("queue", b"").decode() or DEFAULT_QUEUE,
+            priority=Priority(state.get("priority", b"").decode() or Priority.NORMAL),
             batch_id=split[0] if split else None,
+            history=msgspec.json.decode(state.get("history", b"[]"), type=list[FailedAttempt]),
             submitted_at=_time(state.get("submittedUs")),
+            due_at=_time(state.get("dueUs")) if state["status"] == b"SCHEDULED" else None,
             started_at=_time(state.get("startedUs")),
             finished_at=_time(state.get("finishedUs")),
         )

@@ -25,6 +25,15 @@ def new_id() -> str:
     return str(uuid.UUID(int=value))
 
 
+#: The namespace of ids that are made from idempotency keys (RFC 9562, section 5.5).
+_KEYS = uuid.UUID("6f3c1a52-8f0e-5c6e-9a57-2f6e3d1b7c44")
+
+
+def id_from_key(key: str) -> str:
+    """Make the UUIDv5 that an idempotency key stands for: the same key gives the same task or batch."""
+    return str(uuid.uuid5(_KEYS, key))
+
+
 def is_id(text: str) -> bool:
     """Whether `text` is the id of a batch or of a single task: a UUID in lower case."""
     return _ID.fullmatch(text) is not None

@@ -8,11 +8,11 @@ team. A whole cluster's use is thus decided against.
 from __future__ import annotations
 
 TASK = "nexusq:task:"
-"""HASH of one task, readable by ``HGETALL``: status, taskType, payload, result, error, attempt, worker, queue and priority
-(unless usual), options (JSON, as on its record), ttl (seconds the state is kept once ended), submittedUs, startedUs,
-finishedUs, dueUs (while SCHEDULED), history (JSON, the attempts that failed before), deliveries (claims without an end),
-record (the attempt that its newest Kafka record is for), spent (attempts that count no more since it was taken back from
-the dead letters), cancel (asked for while IN_PROGRESS)."""
+"""HASH of one task, readable by ``HGETALL``: status, taskType, payload, result, error, attempt, worker, queue and
+priority (unless usual), options (JSON, as on its record), ttl (seconds the state is kept once ended), submittedUs,
+startedUs, finishedUs, dueUs (while SCHEDULED), history (JSON, the attempts that failed before), deliveries (claims
+without an end), record (the attempt that its newest Kafka record is for), spent (attempts that count no more since it
+was taken back from the dead letters), cancel (asked for while IN_PROGRESS)."""
 
 BATCH = "nexusq:batch:"
 """HASH of one batch: taskType, queue, size, closed, cancelled, submittedUs, startedUs, lastUs (of the latest outcome so
@@ -20,14 +20,16 @@ far), finishedUs (once closed and all ended), ttl, and a count a status."""
 
 WORKER = "nexusq:worker:"
 """HASH of one worker; it expires unless the worker's keeper renews it: while it is there, the worker lives (its lease).
-Beside it ``…:running`` (SET of started tasks), ``…:parked`` (SET of tasks whose offsets are committed although they still
-run) and ``…:cancel`` (SET of running tasks that are to be cancelled)."""
+Beside it ``…:running`` (SET of started tasks), ``…:parked`` (SET of tasks whose offsets are committed although they
+still run) and ``…:cancel`` (SET of running tasks that are to be cancelled)."""
 
 GONE = "nexusq:gone:"
 """STRING that outlives a single task's state, so that expired (410) never looks like unknown (404)."""
 
 WORKERS = "nexusq:workers"
-"""ZSET worker id → when its lease was last renewed, Unix seconds; dead ones are taken out once nothing of theirs waits."""
+"""ZSET worker id → when its lease was last renewed, Unix seconds; dead ones are taken out once nothing of theirs
+waits.
+"""
 
 TYPES = "nexusq:types"
 """HASH task type → JSON of `wire.TaskType`: every type that a worker has offered."""
@@ -40,7 +42,9 @@ DUE = "nexusq:due"
 little, so that another one takes over if it dies."""
 
 DEAD = "nexusq:dead"
-"""ZSET id → when it failed for good, µs: tasks, and records that were no tasks (``record:<topic>:<partition>:<offset>``)."""
+"""ZSET id → when it failed for good, µs: tasks, and records that were no tasks
+(``record:<topic>:<partition>:<offset>``).
+"""
 
 DEAD_RECORD = "nexusq:dead-record:"
 """STRING: the JSON of the dead letter of a record that was no task."""

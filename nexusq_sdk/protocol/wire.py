@@ -23,9 +23,10 @@ class Answer(Struct, rename="camel", kw_only=True, omit_defaults=True):
 
 
 class Backoff(Strict):
-    """How long to wait before the next attempt: a random time up to ``initial × 2ⁿ``, at most `cap` ("full jitter").
+    """How long to wait before the next attempt: a random time up to ``initial * 2**n``, at most `cap` ("full jitter").
 
-    n counts the attempts that have failed, from 0. Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    n counts the attempts that have failed, from 0. Source: "Exponential Backoff And Jitter", AWS Architecture Blog,
+    2015.
     """
 
     initial_seconds: float = 1.0
@@ -86,12 +87,37 @@ class ChunkAccepted(Answer, omit_defaults=False):
     closed: bool
 
 
+class Requeue(Strict):
+    """``POST /dead-letters/requeue``: which tasks; exactly one of these."""
+
+    task_ids: list[str] | None = None
+    batch: str | None = None
+    type: str | None = None
+    all: bool = False
+
+
+class Requeued(Answer, omit_defaults=False):
+    """How many tasks were taken back; those that had not failed, or have expired, are not among them."""
+
+    requeued: int
+
+
 class TaskError(Answer, omit_defaults=False):
     """Why a task failed: the exception's type and message, and the worker's traceback as text."""
 
     type: str
     message: str
     traceback: str = ""
+
+
+class FailedAttempt(Answer, omit_defaults=False):
+    """One attempt that failed, in a task's history."""
+
+    attempt: int
+    type: str
+    message: str
+    worker: str
+    finished_us: int
 
 
 class TaskView(Answer):
@@ -106,8 +132,11 @@ class TaskView(Answer):
     attempt: int = 0
     worker: str | None = None
     queue: str | None = None
+    priority: Priority | None = None
     batch_id: str | None = None
+    history: list[FailedAttempt] = []
     submitted_at: datetime | None = None
+    due_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
 
@@ -221,16 +250,6 @@ class Record(Struct, rename="camel", kw_only=True, omit_defaults=True):
     batch_size: int | None = None
 
 
-class FailedAttempt(Answer, omit_defaults=False):
-    """One attempt that failed, in a task's history."""
-
-    attempt: int
-    type: str
-    message: str
-    worker: str
-    finished_us: int
-
-
 class DeadLetter(Answer):
     """The value of a record on ``task-queue.dead``: a task that failed for good, or a record that was no task.
 
@@ -251,3 +270,10 @@ class DeadLetter(Answer):
     partition: int | None = None
     offset: int | None = None
     record: str | None = None
+
+
+class DeadLetters(Answer, omit_defaults=False):
+    """``GET /dead-letters``: a page, newest first."""
+
+    dead_letters: list[DeadLetter]
+    next_cursor: str | None = None

@@ -34,18 +34,12 @@ from nexusq_sdk.protocol.wire import (
     TaskTypes,
     Workers,
 )
-from nexusq_sdk.protocol.words import (
-    DEFAULT_QUEUE,
-    MAX_CHUNK_TASKS,
-    MAX_TASK_BYTES,
-    QUEUE,
-    RESERVED_QUEUES,
-    TASK_TYPE,
-    Status,
-)
-from nexusq_server import problems
+from nexusq_sdk.protocol.words import MAX_CHUNK_TASKS, MAX_TASK_BYTES, TASK_TYPE, Status
+from nexusq_server import operations, problems
 from nexusq_server.bodies import Query, chunk_of_lines, content_type, decode, read_body
 from nexusq_server.openapi import docs_page, openapi
+from nexusq_server.operations import Operations
+from nexusq_server.options import Plan, keyed_id, plan, with_key
 from nexusq_server.problems import (
     BatchConflict,
     BodyTooLarge,
@@ -55,6 +49,7 @@ from nexusq_server.problems import (
     UnsupportedBody,
 )
 from nexusq_server.queries import Filters, Queries, parse_since
+from nexusq_server.scheduler import Scheduler
 from nexusq_server.schemas import Catalogue
 from nexusq_server.settings import Settings
 from nexusq_server.store import NewTask, now_us
@@ -80,14 +75,19 @@ class Api:
         self._redis = redis.asyncio.Redis.from_url(settings.redis, socket_timeout=10, socket_connect_timeout=2)
         self._catalogue = Catalogue(self._redis)
         self._queries = Queries(self._redis)
+        self.operations = Operations(settings, self._queries)
+        self._scheduler = Scheduler(settings)
         self._admin: KafkaAdminClient | None = None
         self._admin_lock = asyncio.Lock()
         self._submitter = Submitter(settings, asyncio.get_running_loop())
         self._submitter.start()
+        self._scheduler.start()
 
     async def close(self) -> None:
         """Finish what was accepted and let go of Kafka and Redis."""
         await asyncio.to_thread(self._submitter.stop)
+        await asyncio.to_thread(self._scheduler.end)
+        self.operations.close()
         if self._admin is not None:
             self._admin.close()
         await self._redis.aclose()
@@ -98,14 +98,21 @@ class Api:
             raise UnsupportedBody("expected one task as JSON; POST /batches takes NDJSON")
         Query(request)
         task = decode(await read_body(request, self._limit), _task_decoder)
-        queue, ttl = _checked(task.options)
+        options = with_key(task.options, request.headers.get("idempotency-key"))
+        now = now_us()
+        how = plan(options, now)
         if task.task_id is not None and not ids.is_id(task.task_id):
             raise InvalidRequest(f"expected taskId to be a uuid in lower case, got {task.task_id!r}", field="taskId")
-        await self._check(task.task_type, [task.payload], task.options, rows=False)
-        task_id = task.task_id or ids.new_id()
-        new = NewTask(task_id, task.task_type, bytes(task.payload), queue, ttl, now_us())
-        await self._submitter.submit(Job([new], _on_record(task.options)))
-        return _answer(Submitted(task_id=task_id, status=Status.QUEUED), 202)
+        await self._check(task.task_type, [task.payload], options, rows=False)
+        keyed = keyed_id(options, task.task_id, "taskId")
+        if keyed is not None:
+            known = await self._queries.known([keyed], task.task_type, [task.payload], rows=False)
+            if known:
+                return _answer(Submitted(task_id=keyed, status=known[0]), 202)
+        task_id = keyed or task.task_id or ids.new_id()
+        await self._submitter.submit(Job([_new_task(task_id, task.task_type, task.payload, how, now)]))
+        status = Status.QUEUED if how.due_us is None else Status.SCHEDULED
+        return _answer(Submitted(task_id=task_id, status=status), 202)
 
     async def submit_chunk(self, request: Request) -> Response:
         """``POST /batches``."""
@@ -114,7 +121,9 @@ class Api:
             Query(request)
         body = await read_body(request, self._limit)
         chunk = decode(body, _chunk_decoder) if kind == "json" else chunk_of_lines(request, body)
-        queue, ttl = _checked(chunk.options)
+        options = with_key(chunk.options, request.headers.get("idempotency-key"))
+        now = now_us()
+        how = plan(options, now)
         if chunk.batch_id is not None and not ids.is_id(chunk.batch_id):
             raise InvalidRequest(
                 f"expected batchId to be a uuid in lower case, got {chunk.batch_id!r}", field="batchId"
@@ -128,18 +137,26 @@ class Api:
                 f"expected at most {MAX_CHUNK_TASKS} tasks a chunk, got {len(chunk.payloads)}; "
                 f"send the rest as further chunks of the same batchId, by firstIndex"
             )
-        await self._check(chunk.task_type, chunk.payloads, chunk.options, rows=True, first=chunk.first_index)
-        batch_id = chunk.batch_id or ids.new_id()
+        await self._check(chunk.task_type, chunk.payloads, options, rows=True, first=chunk.first_index)
+        keyed = keyed_id(options, chunk.batch_id, "batchId")
+        batch_id = keyed or chunk.batch_id or ids.new_id()
         size = chunk.first_index + len(chunk.payloads)
-        if chunk.batch_id is not None:
-            await self._fits(chunk, queue, size)
-        now = now_us()
+        if keyed is not None or chunk.batch_id is not None:
+            await self._fits(chunk, batch_id, how.queue, size)
+        if keyed is not None:
+            names = [ids.task_id(batch_id, index) for index in range(chunk.first_index, size)]
+            await self._queries.known(names, chunk.task_type, chunk.payloads, rows=True, first=chunk.first_index)
         tasks = [
-            NewTask(ids.task_id(batch_id, index), chunk.task_type, bytes(payload), queue, ttl, now)
+            _new_task(ids.task_id(batch_id, index), chunk.task_type, payload, how, now)
             for index, payload in enumerate(chunk.payloads, chunk.first_index)
         ]
-        close = Close(batch_id, size, chunk.task_type, queue) if chunk.last else None
-        await self._submitter.submit(Job(tasks, _on_record(chunk.options), close))
+        close = None
+        if chunk.last:
+            if tasks:
+                tasks[-1] = tasks[-1]._replace(batch_size=size)
+            else:
+                close = Close(batch_id, size, chunk.task_type, how.queue, how.ttl_seconds)
+        await self._submitter.submit(Job(tasks, close))
         accepted = ChunkAccepted(
             batch_id=batch_id, first_index=chunk.first_index, accepted=len(tasks), closed=chunk.last
         )
@@ -236,10 +253,10 @@ class Api:
         allow_unknown = options is not None and options.allow_unknown
         await self._catalogue.check(task_type, payloads, allow_unknown, rows, first)
 
-    async def _fits(self, chunk: SubmitChunk, queue: str, size: int) -> None:
+    async def _fits(self, chunk: SubmitChunk, batch_id: str, queue: str, size: int) -> None:
         """Refuse a chunk that contradicts what is known of its batch."""
         try:
-            batch = await self._queries.batch(str(chunk.batch_id))
+            batch = await self._queries.batch(batch_id)
         except (problems.BatchNotFound, RedisError):
             return  # its first chunk, or Redis is away: Kafka takes it all the same
         for name, has, got in (("taskType", batch.task_type, chunk.task_type), ("queue", batch.queue, queue)):
@@ -259,28 +276,18 @@ class Api:
             )
 
 
-def _checked(options: Options | None) -> tuple[str, float | None]:
-    """Give queue and time to live, checked."""
-    queue = (options.queue if options else None) or DEFAULT_QUEUE
-    if QUEUE.fullmatch(queue) is None or queue in RESERVED_QUEUES:
-        raise InvalidRequest(
-            f"expected queue to be a name such as 'reports' (a-z, 0-9, '_', '-'; 60 at most; "
-            f"not {', '.join(sorted(RESERVED_QUEUES))}), got {queue!r}",
-            field="options.queue",
-        )
-    ttl = options.result_ttl_seconds if options else None
-    if ttl is not None and not 1 <= ttl <= 3650 * 86400:
-        raise InvalidRequest(
-            f"expected resultTtlSeconds to be from 1 to ten years, got {ttl:g}", field="options.resultTtlSeconds"
-        )
-    return queue, ttl
-
-
-def _on_record(options: Options | None) -> Options | None:
-    """Give what a worker needs of the options; the queue is the topic's, the rest was the API's."""
-    if options is None or options.result_ttl_seconds is None:
-        return None
-    return Options(result_ttl_seconds=options.result_ttl_seconds)
+def _new_task(task_id: str, task_type: str, payload: msgspec.Raw, how: Plan, now: int) -> NewTask:
+    return NewTask(
+        task_id,
+        task_type,
+        bytes(payload),
+        how.queue,
+        how.ttl_seconds,
+        now,
+        how.priority,
+        how.kept,
+        how.due_us,
+    )
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -297,6 +304,13 @@ def create_app(settings: Settings) -> Starlette:
     def method(name: str) -> Any:
         async def endpoint(request: Request) -> Response:
             answer: Response = await getattr(api, name)(request)
+            return answer
+
+        return endpoint
+
+    def operation(name: str) -> Any:
+        async def endpoint(request: Request) -> Response:
+            answer: Response = await getattr(api.operations, name)(request)
             return answer
 
         return endpoint
@@ -323,6 +337,7 @@ def create_app(settings: Settings) -> Starlette:
         Route("/readyz", method("readyz"), methods=["GET"]),
         Route("/openapi.json", document, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),
+        *operations.routes(operation),
     ]
     handlers: dict[Any, Any] = {
         problems.Refusal: problems.on_refusal,

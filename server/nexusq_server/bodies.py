@@ -23,6 +23,10 @@ MAX_MEMBERS = 2000
 NDJSON = "application/x-ndjson"
 #: Other names under which clients send the same.
 _NDJSON_TYPES = {NDJSON, "application/ndjson", "application/jsonlines", "application/jsonl"}
+#: The options that NDJSON takes as query parameters: those that are one value.
+LINE_OPTIONS = tuple(
+    field.encode_name for field in msgspec.structs.fields(Options) if field.encode_name not in {"backoff", "eta"}
+)
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _UNKNOWN = re.compile(r"unknown field `(.+?)`")
 _MISSING = re.compile(r"missing required field `(.+?)`")
@@ -197,10 +201,10 @@ class Query:
 
 def chunk_of_lines(request: Request, body: bytes) -> SubmitChunk:
     """Make a chunk from NDJSON and the query's parameters."""
-    known = ("taskType", "batchId", "firstIndex", "last", "queue", "resultTtlSeconds", "allowUnknown")
-    asked = Query(request, *known)
-    values: dict[str, Any] = {name: value for name, value in request.query_params.items() if name in known[:4]}
-    options = {name: value for name, value in request.query_params.items() if name in known[4:]}
+    known = ("taskType", "batchId", "firstIndex", "last")
+    asked = Query(request, *known, *LINE_OPTIONS)
+    values: dict[str, Any] = {name: value for name, value in request.query_params.items() if name in known}
+    options = {name: value for name, value in request.query_params.items() if name in LINE_OPTIONS}
     asked.flag("last"), asked.flag("allowUnknown"), asked.number("firstIndex", 0)
     try:
         chunk = msgspec.convert(values | {"payloads": [], "options": options}, SubmitChunk, strict=False)

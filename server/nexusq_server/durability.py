@@ -72,7 +72,9 @@ class Durability(threading.Thread):
             self._seen = self.durable = offsets
 
     def _on_disk(self) -> bool:
-        """Wait until everything written so far is on Redis's disk; False if that is not known, or Redis is another one."""
+        """Wait until everything written so far is on Redis's disk; False if that is not known, or Redis is another
+        one.
+        """
         if self._wait_aof is False and self._ended.wait(OLD_REDIS_SECONDS):
             return False
         # WAITAOF waits for the writes of its own connection. The append-only file is one sequence, so with a write
@@ -94,7 +96,9 @@ class Durability(threading.Thread):
 
     def _lacks_aof(self, error: redis.ResponseError) -> bool:
         if "appendonly" in str(error):
-            log.warning("Redis keeps no append-only file: outcomes are lost if it crashes. Set appendonly yes; %s", error)
+            log.warning(
+                "Redis keeps no append-only file: outcomes are lost if it crashes. Set appendonly yes; %s", error
+            )
         elif "unknown command" in str(error):
             log.info("this Redis has no WAITAOF (it came with 7.2): offsets are committed two seconds behind")
         else:

@@ -60,12 +60,12 @@ class Intake:
         self._store = store
         self._refused: list[tuple[ConsumerRecord, Place[TopicPartition], str]] = []  # waiting to become dead letters
         self._committed: dict[TopicPartition, int] = {}
-        self._lanes: dict[str, tuple[str, Priority]] = {}  # topic → queue, priority
+        self._topics: dict[str, tuple[str, Priority]] = {}  # topic → queue, priority
         self._paused: set[str] = set()
         self._consumers: dict[str, KafkaConsumer] = {}
         for queue in settings.queues:
             names = {topic(queue, priority): (queue, priority) for priority in Priority}
-            self._lanes |= names
+            self._topics |= names
             consumer = KafkaConsumer(**_consumer_settings(settings, queue))
             # Once its metadata is known the first assignment is right; a consumer that subscribes before is given
             # nothing at first.
@@ -73,6 +73,11 @@ class Intake:
                 consumer.partitions_for_topic(name)
             consumer.subscribe(list(names), listener=_Listener(offsets.lost))
             self._consumers[queue] = consumer
+
+    @property
+    def topics(self) -> set[str]:
+        """The topics that are read."""
+        return set(self._topics)
 
     def poll(self, seconds: float) -> list[Received]:
         """Give the tasks that have come, waiting at most so long for the first of them."""
@@ -156,7 +161,7 @@ class Intake:
             if partition in consumer.assignment():
                 _back_to_commit(consumer, partition)
             return
-        queue, priority = self._lanes[partition.topic]
+        queue, priority = self._topics[partition.topic]
         for raw, place in zip(records, places, strict=True):
             try:
                 record = decode_record(raw.value)
@@ -208,7 +213,7 @@ def _finish_join(consumer: KafkaConsumer) -> None:
     When new metadata has started it and the poll's time ran out meanwhile, the finished join is never looked at again:
     the consumer has left its heartbeat off and believes that it need not rejoin.
     """
-    coordinator = consumer._coordinator  # noqa: SLF001 - nothing public shows it
+    coordinator = consumer._coordinator  # nothing public shows it
     if coordinator.rejoining and not coordinator.need_rejoin():
         coordinator.request_rejoin()
 

@@ -1,9 +1,10 @@
 """Renews a worker's lease from a process of its own, so that no handler can keep it from doing so.
 
-A handler that holds the interpreter's lock for a minute, or starves the machine, does not make its worker look dead. The
-worker writes its fields to this process's standard input, a line of JSON each time; the line ``end`` gives the lease back.
-When the input ends without that, the worker has died: what its slots say was running is written down for those who take
-it over, and the lease ends at once. A worker that is stopped (SIGSTOP) is not renewed for: it may be stopped for good.
+A handler that holds the interpreter's lock for a minute, or starves the machine, does not make its worker look dead.
+The worker writes its fields to this process's standard input, a line of JSON each time; the line ``end`` gives the
+lease back. When the input ends without that, the worker has died: what its slots say was running is written down for
+those who take it over, and the lease ends at once. A worker that is stopped (SIGSTOP) is not renewed for: it may be
+stopped for good.
 """
 
 from __future__ import annotations

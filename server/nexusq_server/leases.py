@@ -1,7 +1,7 @@
 """The worker's lease: starts its keeper, tells it what the lease shows, says whether the lease is still held.
 
-While the lease lasts no other worker takes this one's tasks over; when it has run out, nothing new is claimed. Called by
-the worker's loop. The lease itself is renewed by another process: see `lease_keeper`.
+While the lease lasts no other worker takes this one's tasks over; when it has run out, nothing new is claimed. Called
+by the worker's loop. The lease itself is renewed by another process: see `lease_keeper`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Lease:
         now = time.monotonic()
         if self._keeper is None or self._keeper.poll() is not None:
             if self._keeper is not None:
-                log.warning("the lease's keeper ended with exit code %s: another one is started", self._keeper.returncode)
+                log.warning(
+                    "the lease's keeper ended with exit code %s: another one is started", self._keeper.returncode
+                )
             self._keeper = self._start()
         elif now - self._told < TELL_SECONDS:
             return

@@ -1,9 +1,9 @@
 """Which offset of each partition may be committed: the lowest record that is not settled yet. Pure bookkeeping.
 
 The intake's thread says what was received, the settler's what is settled, the durability thread asks what may be
-committed, Kafka's own thread what was lost: a lock guards all of it. Only offsets that were received are tracked, never a
-made-up range: compaction and transaction markers leave holes. Each assignment of a partition has an epoch: what belongs
-to an assignment that was lost counts no more.
+committed, Kafka's own thread what was lost: a lock guards all of it. Only offsets that were received are tracked,
+never a made-up range: compaction and transaction markers leave holes. Each assignment of a partition has an epoch:
+what belongs to an assignment that was lost counts no more.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Offsets(Generic[P]):
         """Note records in the order in which they came; give each one's place.
 
         None if the partition was lost since `losses` was read: it is not known under which assignment they came, so
-        they are to be read again. An offset that is not above the last one (a consumer that was reset) starts a new epoch.
+        they are to be read again. An offset that is not above the last one (a consumer that was reset) starts a new
+        epoch.
         """
         with self._lock:
             if losses is not None and self._lost_at.get(partition, 0) > losses:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from nexusq_sdk.protocol import wire
-from nexusq_sdk.protocol.words import Status
+from nexusq_sdk.protocol.words import Priority, Status
 from nexusq_server.problems import MEDIA_TYPE, Refusal
 
 _TASK_ID = "01a20e45-5716-74df-a356-688becb510f5"
@@ -45,6 +45,28 @@ _EXAMPLES: dict[type, Any] = {
         "startedAt": "2026-01-31T12:00:00.004000Z",
         "finishedAt": "2026-01-31T12:00:01.952000Z",
     },
+    wire.Requeue: {"batch": _TASK_ID},
+    wire.Requeued: {"requeued": 2},
+    wire.DeadLetters: {
+        "deadLetters": [
+            {
+                "reason": "SMTPRecipientsRefused: 550 no such mailbox",
+                "at": "2026-01-31T12:00:00.019000Z",
+                "taskId": _TASK_ID,
+                "taskType": "EMAIL_SEND",
+                "queue": "default",
+                "attempt": 1,
+                "payload": _MAIL,
+                "error": {
+                    "type": "smtplib.SMTPRecipientsRefused",
+                    "message": "550 no such mailbox",
+                    "traceback": "...",
+                },
+                "history": [],
+            }
+        ],
+        "nextCursor": None,
+    },
     wire.TaskPage: {"columns": {"taskId": [_TASK_ID], "status": ["COMPLETED"]}, "nextCursor": None},
     wire.Problem: {
         "type": "urn:nexusq:problem:invalid-payload",
@@ -77,10 +99,17 @@ _LINES = [
     ("queue", {"type": "string"}, "NDJSON only"),
     ("resultTtlSeconds", {"type": "number"}, "NDJSON only"),
     ("allowUnknown", {"type": "boolean", "default": False}, "NDJSON only"),
+    ("priority", {"type": "string", "enum": list(Priority)}, "NDJSON only"),
+    ("delaySeconds", {"type": "number"}, "NDJSON only"),
+    ("maxAttempts", {"type": "integer"}, "NDJSON only"),
+    ("timeoutSeconds", {"type": "number"}, "NDJSON only"),
+    ("idempotencyKey", {"type": "string"}, "NDJSON only"),
 ]
+_CANCELLED = [("cancelled", {"type": "boolean", "default": False}, "whether to take back what was cancelled as well")]
+_LETTERS = [_FILTERS[1], _FILTERS[2], *_PAGE[:2]]
 #: Method, path, what it is for, body, answer's status and type, query parameters, statuses of its refusals.
 _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list[int]]] = [
-    ("post", "/tasks", "Submit one task", wire.SubmitTask, 202, wire.Submitted, [], [413, 415, 422, 503]),
+    ("post", "/tasks", "Submit one task", wire.SubmitTask, 202, wire.Submitted, [], [409, 410, 413, 415, 422, 503]),
     ("get", "/tasks", "List tasks, newest first, by columns",
      None, 200, wire.TaskPage, _FILTERS + _PAGE, [404, 422, 503]),
     ("get", "/tasks/{taskId}", "All that is known of a task", None, 200, wire.TaskView, [], [404, 410, 503]),
@@ -89,6 +118,18 @@ _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list
     ("get", "/batches/{batchId}", "A batch's counters", None, 200, wire.BatchView, [], [404, 503]),
     ("get", "/batches/{batchId}/tasks", "A batch's tasks, by columns",
      None, 200, wire.TaskPage, _PAGE, [404, 422, 503]),
+    ("post", "/tasks/{taskId}/cancel", "Cancel a task: at once where it waits, else its handler is asked to end",
+     None, 200, wire.Submitted, [], [404, 410, 503]),
+    ("post", "/tasks/{taskId}/retry", "Try a task again that failed or was cancelled",
+     None, 200, wire.Submitted, [], [404, 409, 410, 503]),
+    ("post", "/batches/{batchId}/cancel", "Cancel all tasks of a batch that have not ended, and those to come",
+     None, 200, wire.BatchView, [], [404, 503]),
+    ("post", "/batches/{batchId}/retry", "Try the tasks of a batch again that failed",
+     None, 200, wire.Requeued, _CANCELLED, [404, 422, 503]),
+    ("get", "/dead-letters", "What failed for good, newest first",
+     None, 200, wire.DeadLetters, _LETTERS, [422, 503]),
+    ("post", "/dead-letters/requeue", "Take tasks back from the dead letters: by id, of a batch, of a type, or all",
+     wire.Requeue, 200, wire.Requeued, [], [413, 415, 422, 503]),
     ("get", "/task-types", "What workers offer, with the schema of each payload", None, 200, wire.TaskTypes, [], [503]),
     ("get", "/workers", "The live workers", None, 200, wire.Workers, [], [503]),
     ("get", "/healthz", "Whether the process answers", None, 200, None, [], []),

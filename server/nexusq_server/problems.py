@@ -107,6 +107,25 @@ class RedisUnavailable(Refusal):
     retry = True
 
 
+class RedisFull(Refusal):
+    """Redis has no memory left for more tasks' state."""
+
+    status, kind, title = 503, "redis-full", "Redis is full"
+    retry = True
+
+
+class IdempotencyConflict(Refusal):
+    """The idempotency key was used for other work."""
+
+    status, kind, title = 409, "idempotency-conflict", "The idempotency key stands for other work"
+
+
+class NotRetryable(Refusal):
+    """The task has not failed, so it can't be tried again."""
+
+    status, kind, title = 409, "not-retryable", "The task can't be retried as it stands"
+
+
 class QueueFull(Refusal):
     """More is being submitted than Kafka takes: come again."""
 

@@ -205,8 +205,8 @@ def _usual_signals() -> None:
 def main() -> None:
     """Serve the parent."""
     _die_with_parent()
-    # The parent decides when this ends: a signal to a whole service is not for its children. Not SIG_IGN, which programs
-    # that handlers start would inherit; and what they fork must end by SIGTERM, or multiprocessing waits for ever.
+    # The parent decides when this ends: a signal to a whole service is not for its children. Not SIG_IGN: programs that
+    # handlers start would inherit it. And what they fork must end by SIGTERM, or multiprocessing waits for ever.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     os.register_at_fork(after_in_child=_usual_signals)

@@ -48,12 +48,14 @@ def environment_of(settings: Settings) -> dict[str, str]:
     told = {}
     for name in settings.model_fields_set:
         value = getattr(settings, name)
+        if value is None:
+            continue
         if isinstance(value, timedelta):
             text = f"{value.total_seconds():.6f}s"
         elif isinstance(value, (tuple, list, frozenset, set)):
             text = ",".join(map(str, value))
         else:
-            text = "" if value is None else str(value)
+            text = str(value)
         told[f"NEXUSQ_{name.upper()}"] = text
     return told
 

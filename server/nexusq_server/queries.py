@@ -24,12 +24,13 @@ from nexusq_sdk.protocol.wire import (
     COLUMNS,
     PAYLOAD_COLUMN,
     BatchView,
+    FailedAttempt,
     TaskError,
     TaskView,
     WorkerView,
 )
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TERMINAL, Status
-from nexusq_server.problems import BatchNotFound, InvalidRequest, TaskExpired, TaskNotFound
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TERMINAL, Priority, Status
+from nexusq_server.problems import BatchNotFound, IdempotencyConflict, InvalidRequest, TaskExpired, TaskNotFound
 
 #: Rows that one request for ``GET /tasks`` looks at; a page may be shorter and still have a next one.
 MAX_SCANNED = 20_000
@@ -39,6 +40,7 @@ _FIELDS = ("taskType", "status", "result", "error", "attempt", "worker", "submit
 _JSON = frozenset({"result", "error", "payload"})
 _NUMBERS = frozenset({"attempt", "submittedUs", "startedUs", "finishedUs"})
 _pack = msgspec.msgpack.Encoder().encode
+_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 Row = list[bytes | None]
@@ -111,11 +113,48 @@ class Queries:
             attempt=int(state.get(b"attempt", 0)),
             worker=_text(state.get(b"worker")),
             queue=_text(state.get(b"queue")) or DEFAULT_QUEUE,
+            priority=Priority(_text(state.get(b"priority")) or Priority.NORMAL),
             batch_id=split[0] if split else None,
+            history=msgspec.json.decode(state.get(b"history", b"[]"), type=list[FailedAttempt]),
             submitted_at=_time(state.get(b"submittedUs")),
+            due_at=_time(state.get(b"dueUs")) if state[b"status"] == b"SCHEDULED" else None,
             started_at=_time(state.get(b"startedUs")),
             finished_at=_time(state.get(b"finishedUs")),
         )
+
+    async def known(
+        self, task_ids: Sequence[str], task_type: str, payloads: Sequence[Raw], *, rows: bool, first: int = 0
+    ) -> list[Status]:
+        """Give the statuses of those tasks that an idempotency key was used for before.
+
+        Raises
+        ------
+        IdempotencyConflict
+            If one of them is other work: another type, another payload.
+        TaskExpired
+            If a single task was there and its state has expired.
+        """
+        found = []
+        for row, (task_id, payload, (kind, has, status)) in enumerate(
+            zip(task_ids, payloads, await self.read_tasks(task_ids, ("taskType", "payload", "status")), strict=True),
+            first,
+        ):
+            if status is None:
+                if not rows and await self._redis.exists(redis_layout.GONE + task_id):
+                    raise await self._absent(task_id)
+                continue
+            where = f"row {row}: " if rows else ""
+            if kind is None or kind.decode() != task_type:
+                raise IdempotencyConflict(
+                    f"{where}expected taskType {_text(kind)!r}, which the idempotency key was used for, got {task_type!r}"
+                )
+            if has is not None and _decode(has) != _decode(payload):
+                raise IdempotencyConflict(
+                    f"{where}expected the payload that the idempotency key was used for before, got another one "
+                    f"(task {task_id}); other work needs another key"
+                )
+            found.append(Status(status.decode()))
+        return found
 
     async def batch(self, batch_id: str) -> BatchView:
         """Give a batch's counters.

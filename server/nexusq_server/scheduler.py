@@ -1,8 +1,8 @@
 """Produces what is due to Kafka: tasks that were delayed or back off, and those that a dead worker had parked.
 
 A thread of every API and every worker; any number of them may run at once. What is due is taken for half a minute,
-produced, and only taken out once Kafka has acknowledged it: a scheduler that dies in between is replaced by the next one.
-A record that comes twice so is run once: the claim decides.
+produced, and only taken out once Kafka has acknowledged it: a scheduler that dies in between is replaced by the next
+one. A record that comes twice so is run once: the claim decides.
 """
 
 from __future__ import annotations

@@ -72,12 +72,18 @@ class Settings(BaseSettings):
     lease: Duration = Field(timedelta(seconds=10), description="a worker silent for so long is taken for dead")
     grace: Duration = Field(timedelta(seconds=30), description="how long a stopping worker waits for running tasks")
     max_tasks: int = Field(0, ge=0, description="the worker stops, as by SIGTERM, after so many tasks; 0: never")
-    max_lifetime: Duration | None = Field(None, description="the worker stops, as by SIGTERM, after so long; empty: never")
-    group_instance: str = Field("", description="name of this worker in its Kafka group (static membership); empty: none")
+    max_lifetime: Duration | None = Field(
+        None, description="the worker stops, as by SIGTERM, after so long; empty: never"
+    )
+    group_instance: str = Field(
+        "", description="name of this worker in its Kafka group (static membership); empty: none"
+    )
     health_port: int = Field(0, ge=0, le=65535, description="port for a worker's /healthz and /readyz; 0: none")
 
     max_attempts: int = Field(1, ge=1, le=1000, description="attempts at a task unless its handler or its submit says")
-    backoff: Duration = Field(timedelta(seconds=1), description="longest wait before the second attempt; then it doubles")
+    backoff: Duration = Field(
+        timedelta(seconds=1), description="longest wait before the second attempt; then it doubles"
+    )
     backoff_cap: Duration = Field(timedelta(minutes=5), description="longest wait before any attempt")
     alone_after: int = Field(2, ge=1, description="a task claimed so often without an end runs in a process of its own")
     max_deliveries: int = Field(10, ge=1, description="a task claimed so often without an end goes to the dead letters")

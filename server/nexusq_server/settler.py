@@ -1,7 +1,7 @@
 """Writes outcomes to Redis in bulk, then marks their records as settled. One thread; anyone may `add`.
 
-It must never drop an outcome while its worker lives: with Redis away it waits and tries again, and what it has written is
-kept until Redis has it on disk, to be written again if Redis is restarted before that.
+It must never drop an outcome while its worker lives: with Redis away it waits and tries again, and what it has
+written is kept until Redis has it on disk, to be written again if Redis is restarted before that.
 """
 
 from __future__ import annotations

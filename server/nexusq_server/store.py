@@ -27,6 +27,8 @@ from nexusq_server.settings import Settings
 CHUNK = 500
 #: How long a task that is due stays with the scheduler that has taken it, before another one takes it again.
 TAKEN_SECONDS = 30
+#: How long `Store.wait_on_disk` waits for Redis's next fsync, which comes once a second.
+DISK_MS = 5000
 #: How long a type is known that no worker offers any more.
 TYPES_TTL = timedelta(days=90)
 
@@ -152,7 +154,17 @@ class Store:
         self._scripts: dict[str, Any] = {}
         lua = files("nexusq_server") / "lua"
         prelude = (lua / "prelude.lua").read_text()
-        for verb in ("submit", "close_batch", "claim", "settle", "hand_back", "take_due", "promote", "cancel", "requeue"):
+        for verb in (
+            "submit",
+            "close_batch",
+            "claim",
+            "settle",
+            "hand_back",
+            "take_due",
+            "promote",
+            "cancel",
+            "requeue",
+        ):
             self._scripts[verb] = client.register_script(prelude + (lua / f"{verb}.lua").read_text())
         self._scripts["renew_lease"] = client.register_script((lua / "renew_lease.lua").read_text())
 
@@ -248,6 +260,15 @@ class Store:
             taken += cast(int, self._scripts["requeue"](keys=[redis_layout.DUE, redis_layout.DEAD], args=args))
         return taken
 
+    def wait_on_disk(self) -> None:
+        """Return once everything written so far is on Redis's disk, as far as it has one (Redis 7.2)."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.set(redis_layout.DURABLE, "", ex=60)
+        pipeline.waitaof(1, 0, DISK_MS)
+        for answer in pipeline.execute(raise_on_error=False):
+            if isinstance(answer, Exception) and not isinstance(answer, redis.ResponseError):
+                raise answer
+
     def mark_batch_cancelled(self, batch_id: str) -> None:
         """Say that whatever of a batch is still to come is cancelled."""
         self._redis.hset(redis_layout.batch_key(batch_id), "cancelled", "1")
@@ -294,7 +315,9 @@ class Store:
         return [name for name, lives in zip(names, alive, strict=True) if not lives]
 
     def parked(self, worker: str) -> tuple[list[str], list[DueTask]]:
-        """Give the ids that a worker has parked, and those of them that have not ended, as records to be written again."""
+        """Give the ids that a worker has parked, and those of them that have not ended, as records to be written
+        again.
+        """
         key = f"{redis_layout.worker_key(worker)}:parked"
         names = [name.decode() for name in cast(set[bytes], self._redis.smembers(key))]
         fields = ("taskType", "payload", "queue", "priority", "options", "record", "status")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -19,11 +20,10 @@ import redis
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from nexusq_sdk.protocol.wire import Options
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE
-from nexusq_server.problems import KafkaUnavailable, QueueFull, Refusal
+from nexusq_server.problems import KafkaUnavailable, QueueFull, RedisFull, Refusal
 from nexusq_server.settings import Settings
-from nexusq_server.store import NewTask, Store, connect
+from nexusq_server.store import NewTask, Store, connect, is_full
 from nexusq_server.topics import connect_producer, encode_record, ensure_topics, topic
 
 log = logging.getLogger(__name__)
@@ -34,16 +34,20 @@ MAX_WAITING_TASKS = 100_000
 #: States that are kept for a Redis that is away; beyond it they are left to the workers' claims.
 MAX_UNWRITTEN = 200_000
 RETRY_SECONDS = 1.0
+#: How long after Redis has refused for want of memory nothing more is accepted: away, it is needed by no one to accept;
+#: full, it would only get fuller.
+FULL_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Close:
-    """That a batch has all its tasks."""
+    """That a batch has all its tasks, where its last chunk has none; otherwise its last task's record says so."""
 
     batch_id: str
     size: int
     task_type: str
     queue: str
+    ttl_seconds: float | None
 
 
 @dataclass
@@ -51,7 +55,6 @@ class Job:
     """One request's tasks."""
 
     tasks: list[NewTask]
-    options: Options | None
     close: Close | None = None
     answer: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -71,15 +74,21 @@ class Submitter(threading.Thread):
         self._store = Store(connect(settings), settings)
         self._unwritten: deque[Job] = deque()
         self._unwritten_tasks = 0
+        self._full_until = 0.0  # written by the thread, read by the event loop
 
     async def submit(self, job: Job) -> None:
         """Return once Kafka has the job's tasks and, if Redis answers, their state is written.
 
         Raises
         ------
-        QueueFull, KafkaUnavailable
+        QueueFull, KafkaUnavailable, RedisFull
             Nothing was accepted, as far as is known.
         """
+        if time.monotonic() < self._full_until:
+            raise RedisFull(
+                "Redis is full (maxmemory): no worker can claim a task before there is room. Raise maxmemory, or let "
+                "results expire sooner (NEXUSQ_RESULT_TTL)"
+            )
         if self._waiting + len(job.tasks) > MAX_WAITING_TASKS:
             raise QueueFull(f"{self._waiting} tasks wait for Kafka already; come again with the same ids")
         self._waiting += len(job.tasks)
@@ -132,7 +141,10 @@ class Submitter(threading.Thread):
         try:
             self._write(accepted)
         except redis.RedisError as error:
-            log.warning("tasks are accepted, but Redis is away or refuses; their state is written later: %s", error)
+            why = "is full (maxmemory)" if is_full(error) else "is away or refuses"
+            log.warning("tasks are accepted, but Redis %s; their state is written later: %s", why, error)
+            if is_full(error):
+                self._full_until = time.monotonic() + FULL_SECONDS
             for job in accepted:
                 self._unwritten.append(job)
                 self._unwritten_tasks += len(job.tasks)
@@ -152,7 +164,10 @@ class Submitter(threading.Thread):
                 sent.append(
                     [
                         producer.send(
-                            topic(task.queue), encode_record(task.task_id, task.task_type, task.payload, job.options)
+                            topic(task.queue, task.priority),
+                            encode_record(
+                                task.task_id, task.task_type, task.payload, task.options, batch_size=task.batch_size
+                            ),
                         )
                         for task in job.tasks
                     ]
@@ -193,8 +208,7 @@ class Submitter(threading.Thread):
         for job in jobs:
             close = job.close
             if close is not None:
-                last = job.tasks[-1] if job.tasks else None
-                self._store.close_batch(last, close.batch_id, close.size, close.task_type, close.queue)
+                self._store.close_batch(close.batch_id, close.size, close.task_type, close.queue, close.ttl_seconds)
 
     def _write_late(self) -> None:
         try:

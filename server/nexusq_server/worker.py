@@ -1,12 +1,15 @@
 """The worker: polls, claims, starts, settles, commits. The loop runs in one thread and never waits for a handler.
 
-Around it: handler threads (`executors`), the settler, the lease, durability. What they share is said in each.
+Around it: the executors, the settler, durability, a scheduler; the lease is kept by a process of its own. What they
+share is said in each.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import random
 import secrets
 import signal
 import socket
@@ -14,35 +17,49 @@ import sys
 import threading
 import time
 from collections import deque
+from datetime import timedelta
 
+import msgspec
 import redis
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
+from nexusq_sdk.protocol.wire import Options, TaskError
+from nexusq_server.async_loop import AsyncExecutor
+from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.durability import Durability
 from nexusq_server.executors import ThreadExecutor
 from nexusq_server.handlers import builtin_handlers
+from nexusq_server.health import Health
 from nexusq_server.intake import Intake
 from nexusq_server.leases import Lease
 from nexusq_server.offsets import Offsets
+from nexusq_server.pending import Pending
+from nexusq_server.process_pool import ProcessExecutor
 from nexusq_server.registry import Handler, HandlerError, load_handlers
+from nexusq_server.retries import Policy, decide, policy_for
+from nexusq_server.runs import Executor
+from nexusq_server.scheduler import Scheduler
 from nexusq_server.settings import Settings
 from nexusq_server.settler import Settler
-from nexusq_server.store import CHUNK, LATER, SKIP, Store, connect, now_us
-from nexusq_server.topics import START_TIMEOUT, ensure_topics
-from nexusq_server.work import Claimed, Received, unknown_type
+from nexusq_server.slots import Slots
+from nexusq_server.store import ALONE, CHUNK, GIVEN_UP, LATER, SKIP, Claim, Store, connect, is_full, now_us
+from nexusq_server.topics import START_TIMEOUT, ensure_topics, topic
+from nexusq_server.work import Claimed, Ended, Received, failed, unknown_type
 
 log = logging.getLogger(__name__)
 
-#: Records in hand beyond which fetching pauses: bounds the worker's memory.
-MAX_PENDING = 5000
-MAX_PENDING_BYTES = 64 * 1024 * 1024
 #: How soon a task that another live worker holds is asked for again.
 LATER_SECONDS = 1.0
-#: How long the loop waits for records, or for a free thread while it has records.
+#: How long the loop waits for records, or for a free place while it has records.
 POLL_SECONDS = 0.1
 #: How soon a failing Redis is asked again.
 RETRY_SECONDS = 0.5
+#: How often the loop sees to what is not urgent: cancels, parking, limits.
+TEND_SECONDS = 0.25
+#: Without a poll and a held lease for so long, the worker is not ready.
+READY_SECONDS = 15.0
+KINDS = ("thread", "process", "async")
 
 
 class Worker:
@@ -53,46 +70,74 @@ class Worker:
         self.stopping = threading.Event()
         self._settings = settings
         self._handlers = handlers
-        self._started_us = now_us()
-        self._pending: deque[Received] = deque()
-        self._pending_bytes = 0
+        self._started_us, self._began = now_us(), time.monotonic()
+        self._tended = self._polled = 0.0
+        self._pending = Pending(KINDS)
         self._later: list[tuple[float, Received]] = []
         self._returned: deque[Received] = deque()  # filled by the settler, emptied by the loop: to be claimed again
-        self._held: set[str] = set()  # ids in hand: added by the loop, taken out by the settler
+        self._held: dict[str, Claimed] = {}  # in hand: added by the loop, taken out by the settler
+        self._policies = functools.lru_cache(1000)(self._policy)
+        self._random = random.Random()  # noqa: S311 - spreads retries, hides nothing
 
         client = connect(settings)
         self.store = Store(client, settings)
         self.offsets: Offsets[TopicPartition] = Offsets()
-        self.intake = Intake(settings, self.offsets)
-        self.settler = Settler(self.store, self.id, self._settled, self._not_mine)
-        self.executor = ThreadExecutor(settings.concurrency, settings.max_result_kib * 1024, self.settler.add)
-        self.lease = Lease(self.store, self.id, settings.lease, self._lease_fields, self.executor.running)
-        self.durability = Durability(client, self.offsets.committable)
+        self.dead_letters = DeadLetters(settings)
+        self.intake = Intake(settings, self.offsets, self.dead_letters, self.store)
+        self.settler = Settler(self.store, self.id, self.dead_letters, self._next_wait, self._settled, self._not_mine)
+        counts = (settings.concurrency, settings.processes, settings.async_concurrency)
+        self.slots = Slots(sum(counts))
+        largest, freed = settings.max_result_kib * 1024, threading.Event()
+        threads, processes, _ = counts
+        self.executors: dict[str, Executor] = {
+            "thread": ThreadExecutor(threads, self.slots, 0, self.settler.add, largest, freed),
+            "process": ProcessExecutor(
+                processes,
+                self.slots,
+                threads,
+                self.settler.add,
+                largest,
+                freed,
+                environment={"NEXUSQ_TASKS": ",".join(settings.tasks)},
+                recycle_tasks=settings.recycle_tasks,
+                recycle_mib=settings.recycle_mib,
+            ),
+            "async": AsyncExecutor(counts[2], self.slots, threads + processes, self.settler.add, largest, freed),
+        }
+        self.lease = Lease(settings, self.id, self.slots, self._lease_fields)
+        self.durability = Durability(client, self.offsets.committable, self.settler)
+        self.scheduler = Scheduler(settings)
+        self.health = Health(settings, self.ready)
 
     def run(self) -> None:
         """Work until `stopping` is set, then stop in order."""
         self._begin()
         try:
             while not self.stopping.is_set():
+                self._tend()
                 self._receive()
                 self._start_ready()
                 self.intake.commit(self.durability.durable)
         finally:
             self._stop()
 
+    def ready(self) -> bool:
+        """Whether the worker has polled lately and may claim: what its /readyz says."""
+        return self.lease.held() and time.monotonic() - self._polled < READY_SECONDS
+
     def _begin(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT.total_seconds()
         while True:
             try:
-                self.lease.renew()
+                self.store.publish_types(handler.described() for handler in self._handlers.values())
                 break
             except redis.RedisError as error:
                 if time.monotonic() > deadline:
                     raise
                 log.info("waiting for Redis at %s: %s", self._settings.redis, error)
                 self.stopping.wait(RETRY_SECONDS)
-        self.store.publish_types(handler.described() for handler in self._handlers.values())
-        for thread in (self.lease, self.settler, self.durability):
+        self.lease.tend()
+        for thread in (self.settler, self.durability, self.scheduler, self.health):
             thread.start()
         log.info(
             "worker %s serves %s with %d threads: %s",
@@ -103,23 +148,23 @@ class Worker:
         )
 
     def _stop(self) -> None:
-        # Nothing new is claimed from here on. What runs may end while the lease still protects it.
+        # Nothing new is claimed from here on. What has not started goes back at once; what runs may end while the lease
+        # still protects it.
         deadline = time.monotonic() + self._settings.grace.total_seconds()
-        self.executor.stop()
-        while not self.executor.idle() and time.monotonic() < deadline:
-            self.intake.hold(full=True)
+        self.scheduler.end()
+        waiting = [claimed for executor in self.executors.values() for claimed in executor.take_back()]
+        self._hand_back(waiting)
+        while not self._idle() and time.monotonic() < deadline:
+            self.intake.hold(self.intake.topics)
             self.intake.poll(0)
-            self.executor.wait_free(POLL_SECONDS)
-        running = self.executor.running()
-        if running:
-            log.warning(
-                "%d tasks still ran after the grace of %s: others start them again: %s",
-                len(running),
-                self._settings.grace,
-                ", ".join(running[:10]),
-            )
+            self.lease.tend()
+            self._cancel_asked()
+            self.executors["thread"].wait_free(POLL_SECONDS)
         # Outcomes before offsets, offsets before the group is left, the lease last: it guards what is not settled.
         self.settler.finish(10)
+        self._hand_back(list(self._held.values()))
+        for executor in self.executors.values():
+            executor.stop()
         self.durability.end()
         try:
             self.durability.refresh()
@@ -127,89 +172,186 @@ class Worker:
             log.warning("Redis is away: the last offsets are not committed: %s", error)
         self.intake.commit(self.durability.durable, wait=True)
         self.intake.close()
+        self.dead_letters.close()
         self.lease.end()
+        self.health.end()
         log.info("worker %s has stopped after %d tasks", self.id, self.settler.count)
 
+    def _idle(self) -> bool:
+        return all(executor.idle() for executor in self.executors.values())
+
+    def _hand_back(self, tasks: list[Claimed]) -> None:
+        """Give tasks back, without charging an attempt: whoever polls their records next may start them at once."""
+        if not tasks:
+            return
+        log.info("%d tasks that were claimed and have not ended are handed back", len(tasks))
+        try:
+            self.store.hand_back(self.id, [(claimed.received.task.task_id, claimed.attempt) for claimed in tasks])
+        except redis.RedisError as error:
+            log.warning("Redis is away: what was claimed is taken over when the lease has ended: %s", error)
+        for claimed in tasks:
+            self._held.pop(claimed.received.task.task_id, None)
+
+    def _tend(self) -> None:
+        """See to what is not urgent, a few times a second."""
+        now = time.monotonic()
+        if now - self._tended < TEND_SECONDS:
+            return
+        self._tended = now
+        self.lease.tend()
+        if self.durability.restarted.is_set():
+            # Redis may have forgotten why records were skipped: they are read again, and what has ended is skipped
+            # again.
+            self.intake.rewind()
+            self._pending.clear()
+            self.durability.durable = {}
+            self.durability.restarted.clear()
+        self._cancel_asked()
+        self._park()
+        settings = self._settings
+        if settings.max_tasks and self.settler.count >= settings.max_tasks:
+            log.info("%d tasks have ended (--max-tasks): the worker stops", self.settler.count)
+            self.stopping.set()
+        if settings.max_lifetime and now - self._began > settings.max_lifetime.total_seconds():
+            log.info("%s are over (--max-lifetime): the worker stops", settings.max_lifetime)
+            self.stopping.set()
+
+    def _cancel_asked(self) -> None:
+        try:
+            asked = self.store.cancels(self.id) if self._held else []
+        except redis.RedisError as error:
+            log.debug("no cancels while Redis is away: %s", error)
+            return
+        for task_id in asked:
+            any(executor.cancel(task_id) for executor in self.executors.values())
+
+    def _park(self) -> None:
+        """Let commits pass tasks that take long: Redis's disk has them, and if this worker dies they are produced
+        again.
+        """
+        places = set(self.offsets.holding(self._settings.park_after.total_seconds(), self._settings.park_gap))
+        if not places:
+            return
+        in_hand = [*(claimed.received for claimed in list(self._held.values())), *(entry for _, entry in self._later)]
+        parked = [received for received in in_hand if received.place in places]
+        if not parked:
+            return
+        names = [received.task.task_id for received in parked]
+        try:
+            self.store.park(self.id, names)
+        except redis.RedisError as error:
+            log.warning("Redis is away, nothing is parked: %s", error)
+            return
+        self.settler.parked.update(names)
+        self.offsets.settled(received.place for received in parked)
+
     def _receive(self) -> None:
-        """Poll: at once where tasks can be started, else until a record comes or a thread is free."""
+        """Poll: at once where tasks can be started, else until a record comes or a place is free."""
         now = time.monotonic()
         while self._returned:
             self._later.append((now + LATER_SECONDS, self._returned.popleft()))
         if self._later:
             due = [received for when, received in self._later if when <= now]
             self._later = [entry for entry in self._later if entry[0] > now]
-            self._pending.extendleft(due)
-            self._pending_bytes += sum(received.size for received in due)
+            for received in due:
+                self._pending.add(self._kind(received), received, first=True)
+        waiting = [kind for kind in KINDS if self._pending.waits(kind)]
         wait = 0.0
-        if not self._pending:
+        if not waiting:
             wait = POLL_SECONDS
-        elif not self.executor.free():
-            self.executor.wait_free(POLL_SECONDS)
-        full = len(self._pending) >= MAX_PENDING or self._pending_bytes >= MAX_PENDING_BYTES
+        elif not any(self.executors[kind].free() for kind in waiting):
+            self.executors["thread"].wait_free(POLL_SECONDS)
+        full = {topic(*lane) for lane in self._pending.full()}
         self.intake.hold(full)
-        for received in self.intake.poll(0 if full else wait):
-            self._pending.append(received)
-            self._pending_bytes += received.size
+        for received in self.intake.poll(wait):
+            self._pending.add(self._kind(received), received)
+        self._polled = time.monotonic()
+
+    def _kind(self, received: Received) -> str:
+        handler = self._handlers.get(received.task.task_type)
+        return "thread" if handler is None else handler.executor
 
     def _start_ready(self) -> None:
         """Claim as many tasks as are about to start, and start those that are ours."""
-        while self._pending and self.lease.held():
-            wanted = min(self.executor.free(), CHUNK)
-            if not wanted:
+        while self.lease.held():
+            batch: list[Received] = []
+            for kind in KINDS:
+                if self._pending.waits(kind):
+                    batch += self._next(kind, min(self.executors[kind].free(), CHUNK))
+            if not batch:
                 return
-            batch = self._next(wanted)
             try:
-                answers = self.store.claim(self.id, [(received.task, received.attempt) for received in batch])
+                claims = self.store.claim(self.id, [(received.task, received.attempt) for received in batch])
             except redis.RedisError as error:
                 # Whether Redis has carried the claim out does not matter: asked again, it says the same.
-                log.warning("Redis is away or refuses, nothing is claimed: %s", error)
-                self._pending.extendleft(reversed(batch))
-                self._pending_bytes += sum(received.size for received in batch)
+                why = "is full (maxmemory)" if is_full(error) else "is away or refuses"
+                log.warning("Redis %s, nothing is claimed: %s", why, error)
+                for received in reversed(batch):
+                    self._pending.add(self._kind(received), received, first=True)
                 self.stopping.wait(RETRY_SECONDS)
                 return
             skipped = []
-            for received, answer in zip(batch, answers, strict=True):
-                if answer == SKIP:
+            for received, claim in zip(batch, claims, strict=True):
+                if claim.answer == SKIP:
                     skipped.append(received.place)
-                elif answer == LATER:
+                elif claim.answer == LATER:
                     self._later.append((time.monotonic() + LATER_SECONDS, received))
                 else:
-                    self._start(Claimed(received, answer))
+                    self._start(received, claim)
             self.offsets.settled(skipped)
 
-    def _next(self, wanted: int) -> list[Received]:
+    def _next(self, kind: str, wanted: int) -> list[Received]:
         batch: list[Received] = []
         asked: set[str] = set()
-        while self._pending and len(batch) < wanted:
-            received = self._pending.popleft()
-            self._pending_bytes -= received.size
-            if not self.offsets.current(received.place):
-                continue  # the partition is another worker's now, and so is the record
-            if received.task.task_id in self._held or received.task.task_id in asked:
-                # A second record of a task that runs here: it counts as settled once the task has ended.
-                self._later.append((time.monotonic() + LATER_SECONDS, received))
-            else:
-                asked.add(received.task.task_id)
-                batch.append(received)
+        while len(batch) < wanted and (records := self._pending.take(kind, wanted - len(batch))):
+            for received in records:
+                if not self.offsets.current(received.place):
+                    continue  # the partition is another worker's now, and so is the record
+                if received.task.task_id in self._held or received.task.task_id in asked:
+                    # A second record of a task that runs here: it counts as settled once the task has ended.
+                    self._later.append((time.monotonic() + LATER_SECONDS, received))
+                else:
+                    asked.add(received.task.task_id)
+                    batch.append(received)
         return batch
 
-    def _start(self, claimed: Claimed) -> None:
-        task = claimed.received.task
-        self._held.add(task.task_id)
+    def _start(self, received: Received, claim: Claim) -> None:
+        task = received.task
+        claimed = Claimed(received, claim.answer, claim.spent, claim.how == ALONE)
+        self._held[task.task_id] = claimed
         handler = self._handlers.get(task.task_type)
-        if handler is None:
-            self.settler.add(claimed, unknown_type(claimed, sorted(self._handlers), now_us()))
+        if claim.how == GIVEN_UP:
+            self.settler.add(claimed, _given_up(claim.deliveries))
+        elif handler is None:
+            self.settler.add(claimed, unknown_type(claimed, sorted(self._handlers)))
         else:
-            self.executor.start(claimed, handler)
+            limit = handler.timeout
+            if task.options:
+                seconds = msgspec.json.decode(task.options, type=Options).timeout_seconds
+                limit = limit if seconds is None else timedelta(seconds=seconds)
+            kind = "process" if claimed.alone else handler.executor
+            self.executors[kind].start(claimed, handler, limit)
+
+    def _policy(self, task_type: str, options: bytes) -> Policy:
+        settings, handler = self._settings, self._handlers.get(task_type)
+        default = Policy(settings.max_attempts, settings.backoff, settings.backoff_cap)
+        said = msgspec.json.decode(options, type=Options) if options else None
+        return policy_for(handler.policy if handler else None, said, default)
+
+    def _next_wait(self, claimed: Claimed, ended: Ended) -> timedelta | None:
+        task = claimed.received.task
+        policy = self._policies(task.task_type, task.options)
+        return decide(policy, claimed.attempt - claimed.spent, ended, self._random)
 
     def _settled(self, settled: list[Claimed]) -> None:
         self.offsets.settled(claimed.received.place for claimed in settled)
         for claimed in settled:
-            self._held.discard(claimed.received.task.task_id)
+            self._held.pop(claimed.received.task.task_id, None)
+            self.settler.parked.discard(claimed.received.task.task_id)
 
     def _not_mine(self, dropped: list[Claimed]) -> None:
         for claimed in dropped:
-            self._held.discard(claimed.received.task.task_id)
+            self._held.pop(claimed.received.task.task_id, None)
             self._returned.append(claimed.received)
 
     def _lease_fields(self) -> dict[str, str | int]:
@@ -217,11 +359,19 @@ class Worker:
             "queues": ",".join(self._settings.queues),
             "taskTypes": ",".join(sorted(self._handlers)),
             "concurrency": self._settings.concurrency,
-            "running": len(self.executor.running()),
+            "running": len(self.slots.running()),
             "settled": self.settler.count,
-            "rejected": self.intake.rejected,
+            "rejected": self.dead_letters.count,
             "startedUs": self._started_us,
         }
+
+
+def _given_up(deliveries: int) -> Ended:
+    message = (
+        f"expected the task to end, but it was claimed {deliveries - 1} times and its worker died before that each time "
+        f"(NEXUSQ_MAX_DELIVERIES); does its handler take the worker down?"
+    )
+    return failed(TaskError(type="WorkerLost", message=message), now_us(), hopeless=True)
 
 
 def run(settings: Settings) -> int:

@@ -1,0 +1,125 @@
+"""Checks what a submit asks for, and gives what is kept of it. Pure; called by the API's routes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from nexusq_sdk.protocol import ids
+from nexusq_sdk.protocol.wire import Options
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE, QUEUE, RESERVED_QUEUES, Priority
+from nexusq_server.problems import InvalidRequest
+from nexusq_server.topics import MAX_ATTEMPT, encode_options
+
+#: Ten years in seconds: more is a mistake in the unit.
+LONGEST = 3650 * 86400.0
+
+
+class Plan(NamedTuple):
+    """How tasks are to be handled. `kept` is the JSON of what a worker needs; `due_us` None: at once."""
+
+    queue: str
+    priority: Priority
+    ttl_seconds: float | None
+    due_us: int | None
+    kept: bytes
+
+
+def plan(options: Options | None, now_us: int) -> Plan:
+    """Check options.
+
+    Raises
+    ------
+    InvalidRequest
+        Naming the option, what was expected and what came.
+    """
+    if options is None:
+        return Plan(DEFAULT_QUEUE, Priority.NORMAL, None, None, b"")
+    queue = options.queue or DEFAULT_QUEUE
+    if QUEUE.fullmatch(queue) is None or queue in RESERVED_QUEUES:
+        raise InvalidRequest(
+            f"expected queue to be a name such as 'reports' (a-z, 0-9, '_', '-'; 60 at most; "
+            f"not {', '.join(sorted(RESERVED_QUEUES))}), got {queue!r}",
+            field="options.queue",
+        )
+    _within("resultTtlSeconds", options.result_ttl_seconds, 1, "from 1 to ten years")
+    _within("delaySeconds", options.delay_seconds, 0, "from 0 to ten years")
+    if options.timeout_seconds is not None and options.timeout_seconds <= 0:
+        raise InvalidRequest(
+            f"expected timeoutSeconds to be above 0, got {options.timeout_seconds:g}", field="options.timeoutSeconds"
+        )
+    _within("timeoutSeconds", options.timeout_seconds, 0, "above 0, up to ten years")
+    if options.max_attempts is not None and not 1 <= options.max_attempts <= MAX_ATTEMPT:
+        raise InvalidRequest(
+            f"expected maxAttempts to be from 1 to {MAX_ATTEMPT}, got {options.max_attempts}",
+            field="options.maxAttempts",
+        )
+    if options.backoff is not None:
+        _within("backoff.initialSeconds", options.backoff.initial_seconds, 0, "from 0 to ten years")
+        _within("backoff.capSeconds", options.backoff.cap_seconds, 0, "from 0 to ten years")
+    due_us = _due_us(options, now_us)
+    if due_us is not None:
+        options = replace(options, delay_seconds=None, eta=datetime.fromtimestamp(due_us / 1e6, UTC))
+    return Plan(queue, options.priority or Priority.NORMAL, options.result_ttl_seconds, due_us, encode_options(options))
+
+
+def with_key(options: Options | None, header: str | None) -> Options | None:
+    """Give the options with the ``Idempotency-Key`` header's value, where there is one."""
+    if header is None:
+        return options
+    if options is not None and options.idempotency_key not in {None, header}:
+        raise InvalidRequest(
+            f"expected options.idempotencyKey and the header Idempotency-Key to be the same, "
+            f"got {options.idempotency_key!r} and {header!r}",
+            field="options.idempotencyKey",
+        )
+    return replace(options or Options(), idempotency_key=header)
+
+
+def keyed_id(options: Options | None, given: str | None, name: str) -> str | None:
+    """Give the id that an idempotency key stands for; None without one.
+
+    Raises
+    ------
+    InvalidRequest
+        If the key is empty or too long, or another id is given beside it.
+    """
+    key = options.idempotency_key if options else None
+    if key is None:
+        return None
+    if not 1 <= len(key) <= 255:
+        raise InvalidRequest(
+            f"expected idempotencyKey to have 1 to 255 characters, got {len(key)}", field="options.idempotencyKey"
+        )
+    made = ids.id_from_key(key)
+    if given is not None and given != made:
+        raise InvalidRequest(
+            f"expected {name} to be left out or {made!r}, which idempotencyKey stands for, got {given!r}", field=name
+        )
+    return made
+
+
+def _due_us(options: Options, now_us: int) -> int | None:
+    if options.eta is not None and options.delay_seconds is not None:
+        raise InvalidRequest("expected delaySeconds or eta, got both", field="options.eta")
+    if options.delay_seconds is not None:
+        due = now_us + int(options.delay_seconds * 1_000_000)
+    elif options.eta is not None:
+        if options.eta.tzinfo is None:
+            raise InvalidRequest(
+                f"expected eta to be a time with its offset, such as 2026-01-31T12:00:00Z, got {options.eta.isoformat()!r}",
+                field="options.eta",
+            )
+        due = int(options.eta.astimezone(UTC).timestamp() * 1_000_000)
+    else:
+        return None
+    if due > now_us + LONGEST * 1_000_000:
+        raise InvalidRequest(f"expected eta to be within ten years, got {options.eta}", field="options.eta")
+    return due if due > now_us else None
+
+
+def _within(name: str, value: float | None, least: float, expected: str) -> None:
+    if value is not None and not least <= value <= LONGEST:
+        raise InvalidRequest(f"expected {name} to be {expected}, got {value:g}", field=f"options.{name}")
