@@ -62,8 +62,8 @@ class Operations:
         view = await self._queries.task(task_id)
         if not await asyncio.to_thread(self._store.requeue, [task_id], ENDED_BADLY):
             raise NotRetryable(
-                f"expected task {task_id} to be {' or '.join(ENDED_BADLY)}, since only what has ended badly is tried again; "
-                f"it is {view.status}"
+                f"expected task {task_id} to be {' or '.join(ENDED_BADLY)}, since only what has ended badly is tried "
+                f"again; it is {view.status}"
             )
         await asyncio.to_thread(self._store.wait_on_disk)
         return _answer(Submitted(task_id=task_id, status=Status.SCHEDULED))

@@ -109,7 +109,8 @@ def _due_us(options: Options, now_us: int) -> int | None:
     elif options.eta is not None:
         if options.eta.tzinfo is None:
             raise InvalidRequest(
-                f"expected eta to be a time with its offset, such as 2026-01-31T12:00:00Z, got {options.eta.isoformat()!r}",
+                f"expected eta to be a time with its offset, such as 2026-01-31T12:00:00Z, "
+                f"got {options.eta.isoformat()!r}",
                 field="options.eta",
             )
         due = int(options.eta.astimezone(UTC).timestamp() * 1_000_000)

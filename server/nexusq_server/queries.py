@@ -146,7 +146,8 @@ class Queries:
             where = f"row {row}: " if rows else ""
             if kind is None or kind.decode() != task_type:
                 raise IdempotencyConflict(
-                    f"{where}expected taskType {_text(kind)!r}, which the idempotency key was used for, got {task_type!r}"
+                    f"{where}expected taskType {_text(kind)!r}, which the idempotency key was used for, "
+                    f"got {task_type!r}"
                 )
             if has is not None and _decode(has) != _decode(payload):
                 raise IdempotencyConflict(

@@ -6,10 +6,8 @@ share is said in each.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-import random
 import secrets
 import signal
 import socket
@@ -17,14 +15,12 @@ import sys
 import threading
 import time
 from collections import deque
-from datetime import timedelta
 
-import msgspec
 import redis
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from nexusq_sdk.protocol.wire import Options, TaskError
+from nexusq_sdk.protocol.wire import TaskError
 from nexusq_server.async_loop import AsyncExecutor
 from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.durability import Durability
@@ -35,9 +31,9 @@ from nexusq_server.intake import Intake
 from nexusq_server.leases import Lease
 from nexusq_server.offsets import Offsets
 from nexusq_server.pending import Pending
+from nexusq_server.policies import Policies
 from nexusq_server.process_pool import ProcessExecutor
 from nexusq_server.registry import Handler, HandlerError, load_handlers
-from nexusq_server.retries import Policy, decide, policy_for
 from nexusq_server.runs import Executor
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.settings import Settings
@@ -76,15 +72,16 @@ class Worker:
         self._later: list[tuple[float, Received]] = []
         self._returned: deque[Received] = deque()  # filled by the settler, emptied by the loop: to be claimed again
         self._held: dict[str, Claimed] = {}  # in hand: added by the loop, taken out by the settler
-        self._policies = functools.lru_cache(1000)(self._policy)
-        self._random = random.Random()  # noqa: S311 - spreads retries, hides nothing
+        self._policies = Policies(settings, handlers)
 
         client = connect(settings)
         self.store = Store(client, settings)
         self.offsets: Offsets[TopicPartition] = Offsets()
         self.dead_letters = DeadLetters(settings)
         self.intake = Intake(settings, self.offsets, self.dead_letters, self.store)
-        self.settler = Settler(self.store, self.id, self.dead_letters, self._next_wait, self._settled, self._not_mine)
+        self.settler = Settler(
+            self.store, self.id, self.dead_letters, self._policies.next_wait, self._settled, self._not_mine
+        )
         counts = (settings.concurrency, settings.processes, settings.async_concurrency)
         self.slots = Slots(sum(counts))
         largest, freed = settings.max_result_kib * 1024, threading.Event()
@@ -325,23 +322,8 @@ class Worker:
         elif handler is None:
             self.settler.add(claimed, unknown_type(claimed, sorted(self._handlers)))
         else:
-            limit = handler.timeout
-            if task.options:
-                seconds = msgspec.json.decode(task.options, type=Options).timeout_seconds
-                limit = limit if seconds is None else timedelta(seconds=seconds)
             kind = "process" if claimed.alone else handler.executor
-            self.executors[kind].start(claimed, handler, limit)
-
-    def _policy(self, task_type: str, options: bytes) -> Policy:
-        settings, handler = self._settings, self._handlers.get(task_type)
-        default = Policy(settings.max_attempts, settings.backoff, settings.backoff_cap)
-        said = msgspec.json.decode(options, type=Options) if options else None
-        return policy_for(handler.policy if handler else None, said, default)
-
-    def _next_wait(self, claimed: Claimed, ended: Ended) -> timedelta | None:
-        task = claimed.received.task
-        policy = self._policies(task.task_type, task.options)
-        return decide(policy, claimed.attempt - claimed.spent, ended, self._random)
+            self.executors[kind].start(claimed, handler, self._policies.limit(claimed, handler))
 
     def _settled(self, settled: list[Claimed]) -> None:
         self.offsets.settled(claimed.received.place for claimed in settled)
@@ -368,7 +350,7 @@ class Worker:
 
 def _given_up(deliveries: int) -> Ended:
     message = (
-        f"expected the task to end, but it was claimed {deliveries - 1} times and its worker died before that each time "
+        f"expected the task to end, but it was claimed {deliveries - 1} times and its worker died each time "
         f"(NEXUSQ_MAX_DELIVERIES); does its handler take the worker down?"
     )
     return failed(TaskError(type="WorkerLost", message=message), now_us(), hopeless=True)
