@@ -1,4 +1,4 @@
-"""What applies to a task: its time limit, how it is tried again. A submit's word, else the handler's, else the server's.
+"""What applies to a task, its time limit and retries: a submit's word, else the handler's, else the server's.
 
 Asked by the worker's loop (limits) and the settler (retries).
 """

@@ -48,6 +48,7 @@ def group(queue: str) -> str:
 _NO_OPTIONS = Options()
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Record).decode
+_read = msgspec.json.Decoder().decode
 
 
 def encode_record(
@@ -95,6 +96,8 @@ def decode_record(value: bytes | None) -> Record:
         raise RecordError("expected a task as JSON, got an empty record")
     try:
         record = _decode(value.decode())
+        # What is kept as it came must be readable: a number like 1e999 is JSON that no reader takes.
+        _read(record.payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(f"expected a task as JSON: {error}") from error
     if not ids.is_task_id(record.task_id):
