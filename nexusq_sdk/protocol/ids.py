@@ -34,6 +34,15 @@ def id_from_key(key: str) -> str:
     return str(uuid.uuid5(_KEYS, key))
 
 
+#: The namespace of the ids of scheduled tasks.
+_TICKS = uuid.UUID("b0a6f0c9-4d0e-5f39-8f0b-3f5d8a1c27e6")
+
+
+def scheduled_id(schedule: str, tick: int) -> str:
+    """Make the UUIDv5 of a schedule's task for one tick (Unix seconds): whoever submits it submits the same task."""
+    return str(uuid.uuid5(_TICKS, f"{tick}:{schedule}"))
+
+
 def is_id(text: str) -> bool:
     """Whether `text` is the id of a batch or of a single task: a UUID in lower case."""
     return _ID.fullmatch(text) is not None

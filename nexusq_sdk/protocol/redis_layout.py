@@ -50,10 +50,13 @@ DEAD_RECORD = "nexusq:dead-record:"
 """STRING: the JSON of the dead letter of a record that was no task."""
 
 SCHEDULES = "nexusq:schedules"
-"""HASH name → JSON of `wire.Schedule`."""
+"""HASH name → JSON of `wire.ScheduleView`, without what changes from tick to tick."""
 
 SCHEDULE_DUE = "nexusq:schedule-due"
-"""ZSET schedule's name → its next tick, Unix seconds."""
+"""ZSET schedule's name → its next tick, Unix seconds. A paused one is not in it."""
+
+SCHEDULE_LAST = "nexusq:schedule-last"
+"""HASH schedule's name → ``<tick> <task id>`` of its latest submit."""
 
 DURABLE = "nexusq:durable"
 """STRING that workers write to learn what is on Redis's disk (`WAITAOF` waits for a write of one's own)."""

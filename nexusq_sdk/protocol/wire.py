@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from nexusq_sdk.protocol.words import Priority, Status
+from nexusq_sdk.protocol.words import Missed, Priority, Status
 
 
 class Strict(Struct, rename="camel", kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -62,6 +62,45 @@ class Submitted(Answer, omit_defaults=False):
 
     task_id: str
     status: Status
+
+
+class Schedule(Strict):
+    """``PUT /schedules/{name}``: a task to be submitted at every tick of `cron`, in a time zone (IANA).
+
+    Five fields, six with seconds in front, or ``@hourly`` and the like. `missed` says what becomes of ticks that nobody
+    served: one submit for all of them (``once``), one each (``all``, the last 1000), or none (``skip``).
+    """
+
+    task_type: str
+    payload: Raw
+    cron: str
+    time_zone: str = "UTC"
+    options: Options | None = None
+    missed: Missed = Missed.ONCE
+    paused: bool = False
+
+
+class ScheduleView(Answer):
+    """``GET /schedules/{name}``: a schedule and how it stands. `next_at` is absent while it is paused."""
+
+    name: str
+    task_type: str
+    payload: Raw
+    cron: str
+    created_at: datetime
+    time_zone: str = "UTC"
+    options: Options | None = None
+    missed: Missed = Missed.ONCE
+    paused: bool = False
+    next_at: datetime | None = None
+    last_at: datetime | None = None
+    last_task_id: str | None = None
+
+
+class Schedules(Answer, omit_defaults=False):
+    """``GET /schedules``, by name."""
+
+    schedules: list[ScheduleView]
 
 
 class SubmitChunk(Strict):

@@ -33,15 +33,24 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class Missed(StrEnum):
+    """What becomes of a schedule's ticks that nobody served, because nothing ran: one submit for all of them, one each, none."""
+
+    ONCE = "once"
+    ALL = "all"
+    SKIP = "skip"
+
+
 #: Of 21 tasks that are claimed while all three wait, so many are of each priority.
 WEIGHTS = {Priority.HIGH: 16, Priority.NORMAL: 4, Priority.LOW: 1}
 
 TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
 DEFAULT_QUEUE = "default"
-#: Task types and queues stand in topic names, URLs and shell commands: no blanks, no separators.
+#: Task types, queues and schedules' names stand in topic names, URLs and shell commands: no blanks, no separators.
 TASK_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}", re.ASCII)
 QUEUE = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}", re.ASCII)
+SCHEDULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}", re.ASCII)
 #: ``task-queue.dead`` is the dead letters' topic, and the others would be taken for priorities' topics.
 RESERVED_QUEUES = frozenset({"dead", "high", "low", "normal"})
 

@@ -37,7 +37,7 @@ class Scheduler(threading.Thread):
         self._settings = settings
         client = connect(settings)
         self._store = Store(client, settings)
-        self._schedules = Schedules(client, self._produce)
+        self._schedules = Schedules(client, self._produce, self._store)
         self._producer: KafkaProducer | None = None
         self._queues: set[str] = set()
         self._ended = threading.Event()
