@@ -49,6 +49,7 @@ from nexusq_server.problems import (
     UnsupportedBody,
 )
 from nexusq_server.queries import Filters, Queries, parse_since
+from nexusq_server.schedule_routes import ScheduleRoutes
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.schemas import Catalogue
 from nexusq_server.settings import Settings
@@ -76,6 +77,7 @@ class Api:
         self._catalogue = Catalogue(self._redis)
         self._queries = Queries(self._redis)
         self.operations = Operations(settings, self._queries)
+        self.schedules = ScheduleRoutes(self._redis, self._check_one)
         self._scheduler = Scheduler(settings)
         self._admin: KafkaAdminClient | None = None
         self._admin_lock = asyncio.Lock()
@@ -253,6 +255,9 @@ class Api:
         allow_unknown = options is not None and options.allow_unknown
         await self._catalogue.check(task_type, payloads, allow_unknown, rows, first)
 
+    async def _check_one(self, task_type: str, payloads: list[msgspec.Raw], options: Options | None) -> None:
+        await self._check(task_type, payloads, options, rows=False)
+
     async def _fits(self, chunk: SubmitChunk, batch_id: str, queue: str, size: int) -> None:
         """Refuse a chunk that contradicts what is known of its batch."""
         try:
@@ -295,9 +300,10 @@ def create_app(settings: Settings) -> Starlette:
     api: Api
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         nonlocal api
         api = Api(settings)
+        app.router.routes += api.schedules.routes()
         yield
         await api.close()
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 from starlette.requests import Request
 
-from nexusq_sdk.protocol.wire import FieldError, Options, SubmitChunk, SubmitTask
+from nexusq_sdk.protocol.wire import FieldError, Options, Schedule, SubmitChunk, SubmitTask
 from nexusq_server.problems import BodyTooLarge, InvalidRequest, UnsupportedBody
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ _MISSING = re.compile(r"missing required field `(.+?)`")
 _TYPE = re.compile(r"Expected `(.+?)`, got `(.+?)`")
 _ROW = re.compile(r"payloads\[(\d+)\]")
 _FIELDS = sorted(
-    {field.encode_name for model in (SubmitTask, SubmitChunk, Options) for field in msgspec.structs.fields(model)}
+    {field.encode_name for model in (SubmitTask, SubmitChunk, Schedule, Options) for field in msgspec.structs.fields(model)}
 )
 _raw_decode = msgspec.json.Decoder(Raw).decode
 

@@ -67,6 +67,24 @@ _EXAMPLES: dict[type, Any] = {
         ],
         "nextCursor": None,
     },
+    wire.Schedule: {
+        "taskType": "EMAIL_SEND",
+        "payload": _MAIL,
+        "cron": "30 8 * * MON-FRI",
+        "timeZone": "Europe/Berlin",
+        "missed": "once",
+    },
+    wire.ScheduleView: {
+        "name": "morning-mail",
+        "taskType": "EMAIL_SEND",
+        "payload": _MAIL,
+        "cron": "30 8 * * MON-FRI",
+        "timeZone": "Europe/Berlin",
+        "createdAt": "2026-01-29T12:00:00.000000Z",
+        "nextAt": "2026-02-02T07:30:00Z",
+        "lastAt": "2026-01-30T07:30:00Z",
+        "lastTaskId": "7d1c3a4e-7a44-5f0e-9d53-0c1a0cc3f4a9",
+    },
     wire.TaskPage: {"columns": {"taskId": [_TASK_ID], "status": ["COMPLETED"]}, "nextCursor": None},
     wire.Problem: {
         "type": "urn:nexusq:problem:invalid-payload",
@@ -78,7 +96,7 @@ _EXAMPLES: dict[type, Any] = {
 }
 #: What the probes answer.
 _STATUS = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
-_TYPES = [*_EXAMPLES, wire.TaskTypes, wire.Workers]
+_TYPES = [*_EXAMPLES, wire.Schedules, wire.TaskTypes, wire.Workers]
 
 _PAGE = [
     ("limit", {"type": "integer", "minimum": 1, "maximum": 10000, "default": 1000}, "rows a page"),
@@ -130,6 +148,14 @@ _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list
      None, 200, wire.DeadLetters, _LETTERS, [422, 503]),
     ("post", "/dead-letters/requeue", "Take tasks back from the dead letters: by id, of a batch, of a type, or all",
      wire.Requeue, 200, wire.Requeued, [], [413, 415, 422, 503]),
+    ("get", "/schedules", "Tasks that are submitted again and again, by cron",
+     None, 200, wire.Schedules, [], [422, 503]),
+    ("get", "/schedules/{name}", "A schedule, and when it ticks next",
+     None, 200, wire.ScheduleView, [], [404, 422, 503]),
+    ("put", "/schedules/{name}", "Create or replace a schedule",
+     wire.Schedule, 200, wire.ScheduleView, [], [413, 415, 422, 503]),
+    ("delete", "/schedules/{name}", "Remove a schedule; what it has submitted runs",
+     None, 200, wire.ScheduleView, [], [404, 422, 503]),
     ("get", "/task-types", "What workers offer, with the schema of each payload", None, 200, wire.TaskTypes, [], [503]),
     ("get", "/workers", "The live workers", None, 200, wire.Workers, [], [503]),
     ("get", "/healthz", "Whether the process answers", None, 200, None, [], []),

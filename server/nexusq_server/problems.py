@@ -126,6 +126,12 @@ class NotRetryable(Refusal):
     status, kind, title = 409, "not-retryable", "The task can't be retried as it stands"
 
 
+class ScheduleNotFound(Refusal):
+    """There is no schedule of this name."""
+
+    status, kind, title = 404, "schedule-not-found", "There is no such schedule"
+
+
 class QueueFull(Refusal):
     """More is being submitted than Kafka takes: come again."""
 
