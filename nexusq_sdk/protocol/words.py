@@ -34,7 +34,7 @@ class Priority(StrEnum):
 
 
 class Missed(StrEnum):
-    """What becomes of a schedule's ticks that nobody served, because nothing ran: one submit for all of them, one each, none."""
+    """What becomes of a schedule's ticks that nobody served: one submit for all of them, one each, or none."""
 
     ONCE = "once"
     ALL = "all"

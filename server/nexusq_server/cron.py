@@ -54,17 +54,18 @@ class Cron:
     """
 
     def __init__(self, expression: str, time_zone: str = "UTC") -> None:
+        if len(expression) > _LONGEST:
+            raise CronError(f"expected cron to have at most {_LONGEST} characters, got {len(expression)}", "cron")
         self._zone = _zone(time_zone)
         self._fields = ALIASES.get(expression.strip().lower(), expression)
         try:
-            if len(expression) > _LONGEST:
-                raise CronSimError(f"more than {_LONGEST} characters")
             CronSim(self._fields, datetime.now(self._zone))
         except CronSimError as error:
+            why = str(error)
             raise CronError(
                 f"expected cron to be five fields such as '30 8 * * MON-FRI' (minute, hour, day of month, month, "
                 f"weekday), six with seconds in front, or one of {', '.join(ALIASES)}, "
-                f"got {expression[:100]!r}: {str(error)[:1].lower()}{str(error)[1:]}",
+                f"got {expression[:100]!r}: {why[:1].lower()}{why[1:]}",
                 "cron",
             ) from None
 
@@ -93,18 +94,17 @@ def due_ticks(cron: Cron, first: int, now: float, missed: Missed) -> list[int]:
     if missed == Missed.ONCE:
         return [first]
     if missed == Missed.SKIP:
-        ticks = itertools.chain([first], cron.between(max(first, int(now) - LATE_SECONDS - 1), now))
-        return [tick for tick in ticks if tick >= now - LATE_SECONDS]
+        recent = max(first, int(now) - LATE_SECONDS - 1)
+        return [tick for tick in itertools.chain([first], cron.between(recent, now)) if tick >= now - LATE_SECONDS]
     # Looked for in ever longer spans back from now: a year of minutes would take seconds to count.
     span = MOST_MISSED
     while True:
         start = max(first, int(now) - span)
-        ticks = deque(cron.between(start, now), MOST_MISSED)
+        ticks = list(deque(cron.between(start, now), MOST_MISSED))
         if start == first:
-            ticks.appendleft(first) if len(ticks) < MOST_MISSED else None
-            return list(ticks)
+            return [first, *ticks][-MOST_MISSED:]
         if len(ticks) == MOST_MISSED:
-            return list(ticks)
+            return ticks
         span *= 4
 
 

@@ -104,9 +104,7 @@ class ScheduleRoutes:
             pipeline.zrem(SCHEDULE_DUE, name)
         else:
             # One that is put again as it was keeps a tick that is due and not served yet.
-            same = before is not None and not before.paused
-            same = same and before is not None and (before.cron, before.time_zone) == (kept.cron, kept.time_zone)
-            pipeline.zadd(SCHEDULE_DUE, {name: tick}, nx=same)
+            pipeline.zadd(SCHEDULE_DUE, {name: tick}, nx=before is not None and _ticks_alike(before, kept))
         await pipeline.execute()
         await self._wait_on_disk()
         return _answer(await self._read(name))
@@ -191,6 +189,10 @@ def _check_options(options: Options | None) -> None:
     plan(options, now_us())
 
 
+def _ticks_alike(before: ScheduleView, now: ScheduleView) -> bool:
+    return not before.paused and (before.cron, before.time_zone) == (now.cron, now.time_zone)
+
+
 def _next_tick(wanted: Schedule) -> int:
     """Give the first tick from now on."""
     try:
@@ -199,6 +201,7 @@ def _next_tick(wanted: Schedule) -> int:
         raise InvalidRequest(str(error), field=error.field) from None
     if tick is None:
         raise InvalidRequest(
-            f"expected cron to be a time that comes within 50 years, got {wanted.cron!r}, which never does", field="cron"
+            f"expected cron to be a time that comes within 50 years, got {wanted.cron!r}, which never does",
+            field="cron",
         )
     return tick

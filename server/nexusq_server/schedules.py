@@ -1,9 +1,9 @@
 """Submits what schedules ask for: a task a tick, however many schedulers run.
 
-Called by the scheduler's thread alone, about ten times a second. A tick's task has an id that is made from the schedule's
-name and the tick: whoever submits it again submits the same task, which runs once. A schedule moves on only after Kafka has
-its task, and only from the tick that was read, so that no tick is lost and none is passed over for another. It never
-checks payloads: the API did, and the worker will.
+Called by the scheduler's thread alone, about ten times a second. A tick's task has an id that is made from the
+schedule's name and the tick: whoever submits it again submits the same task, which runs once. A schedule moves on only
+after Kafka has its task, and only from the tick that was read, so that no tick is lost and none is passed over for
+another. It never checks payloads: the API did, and the worker will.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ class Schedules:
         self._redis = client
         self._produce = produce
         self._store = store
-        self._script = client.register_script(
-            (files("nexusq_server") / "lua" / "advance_schedule.lua").read_text()
-        )
+        self._script = client.register_script((files("nexusq_server") / "lua" / "advance_schedule.lua").read_text())
         self._unreadable: dict[str, bytes] = {}  # name → what was stored when it could not be read
 
     def tick(self) -> None:
