@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import html
-import numbers
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -25,7 +24,8 @@ from nexusq_sdk.errors import (
     UnknownTask,
     WaitTimeout,
 )
-from nexusq_sdk.protocol.wire import BatchView, TaskError, TaskPage, TaskView
+from nexusq_sdk.options import seconds
+from nexusq_sdk.protocol.wire import BatchView, Requeued, Submitted, TaskError, TaskPage, TaskView
 from nexusq_sdk.protocol.words import Status
 
 if TYPE_CHECKING:
@@ -52,18 +52,6 @@ class Reads(Protocol):
         """Give a batch's tasks by columns, page after page."""
 
 
-def seconds(value: float | timedelta | None) -> float | None:
-    """Give a time that was said in seconds or as a timedelta in seconds. Raises TypeError for anything else."""
-    if value is None:
-        return None
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    # numpy's numbers as well; its timedelta64 passes for one, in a unit of its own.
-    if isinstance(value, numbers.Real) and type(value).__name__ != "timedelta64":
-        return float(value)
-    raise TypeError(f"expected a time in seconds or a timedelta, got {value!r}")
-
-
 def _poll(ended: Callable[[], bool], timeout: float | timedelta | None) -> bool:
     """Ask until it has ended; False if it had not in time."""
     limit = seconds(timeout)
@@ -76,6 +64,31 @@ def _poll(ended: Callable[[], bool], timeout: float | timedelta | None) -> bool:
         time.sleep(min(pause, left))
         pause = min(1.3 * pause, LONGEST_PAUSE)
     return True
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """What a handle needs to change something: `Connection` has it, `RedisView` does not."""
+
+    def cancel_task(self, task_id: str) -> Submitted:
+        """Cancel a task."""
+
+    def retry_task(self, task_id: str) -> Submitted:
+        """Try a task again."""
+
+    def cancel_batch(self, batch_id: str) -> BatchView:
+        """Cancel a batch."""
+
+    def retry_batch(self, batch_id: str, *, cancelled: bool = False) -> Requeued:
+        """Try a batch's failed tasks again."""
+
+
+def _writes(reads: Reads) -> Writes:
+    if not isinstance(reads, Writes):
+        raise TypeError(
+            f"expected a handle of a Client, since only the API changes tasks, got one of {type(reads).__name__}"
+        )
+    return reads
 
 
 @contextlib.contextmanager
@@ -154,6 +167,29 @@ class Task:
         info = self.wait(timeout).info()
         _raise_unless_completed(self.id, info.status, info.error)
         return msgspec.json.decode(info.result) if isinstance(info.result, msgspec.Raw) else None
+
+    def cancel(self) -> bool:
+        """Cancel it: at once where it waits; where it runs, its handler is asked to end.
+
+        Returns
+        -------
+        bool
+            False if it had ended before.
+        """
+        status = _writes(self._reads).cancel_task(self.id).status
+        return status is Status.CANCELLED or not status.terminal
+
+    def retry(self) -> Task:
+        """Try it again from its first attempt, if it has failed or was cancelled.
+
+        Raises
+        ------
+        Refused
+            If it has not ended so.
+        """
+        _writes(self._reads).retry_task(self.id)
+        self._seen = None
+        return self
 
     def __repr__(self) -> str:
         return f"<Task {self.id}{f' {self._seen.status}' if self._seen else ''}>"
@@ -234,6 +270,26 @@ class Batch:
         shown.start()
         self._shown.append(shown)
         return shown
+
+    def cancel(self) -> Batch:
+        """Cancel all its tasks that have not ended, and those that are still being submitted.
+
+        Tasks that run are asked to end: `wait` for that.
+        """
+        self._seen = _writes(self._reads).cancel_batch(self.id)
+        return self
+
+    def retry_failed(self, *, cancelled: bool = False) -> int:
+        """Try its failed tasks again, with all their attempts before them; give how many.
+
+        Parameters
+        ----------
+        cancelled : bool
+            Whether to take back those that were cancelled as well.
+        """
+        requeued = _writes(self._reads).retry_batch(self.id, cancelled=cancelled).requeued
+        self._seen = None
+        return requeued
 
     def frame(self, *, payload: bool = False) -> pd.DataFrame:
         """Give the outcomes so far, a row for each task in the order of the rows that were submitted.

@@ -8,15 +8,16 @@ import math
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
 
-from nexusq_sdk.batch import Batch, Task, seconds
+from nexusq_sdk.batch import Batch, Task
 from nexusq_sdk.connection import PAGE, Connection
 from nexusq_sdk.errors import ConnectionFailed, NexusQError, ServerUnavailable
+from nexusq_sdk.options import SubmitOptions, to_wire
 from nexusq_sdk.protocol import ids
-from nexusq_sdk.protocol.wire import BatchView, ChunkAccepted, Options, TaskView
+from nexusq_sdk.protocol.wire import BatchView, ChunkAccepted, DeadLetter, Options, Requeue, TaskView
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TASK_TYPE, Status
 from nexusq_sdk.rows import encode_payload, encode_rows, index_of
 
@@ -58,10 +59,7 @@ class Client:
         self,
         task_type: str,
         payload: Any,
-        *,
-        queue: str | None = None,
-        result_ttl: float | timedelta | None = None,
-        allow_unknown: bool = False,
+        **options: Unpack[SubmitOptions],
     ) -> Task:
         """Submit one task.
 
@@ -71,12 +69,9 @@ class Client:
             What is to be done, such as ``"EMAIL_SEND"``.
         payload : dict, or anything with a JSON form
             What its handler is given. What becomes of each value: `nexusq_sdk.values`.
-        queue : str, optional
-            The queue; otherwise ``default``.
-        result_ttl : float (seconds) or timedelta, optional
-            How long the result is kept; otherwise as the server is set.
-        allow_unknown : bool
-            Whether to submit although no worker has ever offered the type.
+        **options
+            ``queue``, ``priority``, ``delay``, ``eta``, ``max_attempts``, ``backoff``, ``timeout``, ``result_ttl``,
+            ``idempotency_key``, ``allow_unknown``: see `nexusq_sdk.options.SubmitOptions`.
 
         Returns
         -------
@@ -91,9 +86,9 @@ class Client:
             If the payload has no JSON form.
         ConnectionFailed, ServerUnavailable
         """
-        options = _options(queue, result_ttl, allow_unknown)
-        task_id = ids.new_id()
-        head = b'{"taskType":%b,"taskId":"%b"%b,"payload":' % (_type(task_type), task_id.encode(), options)
+        said = to_wire(options)
+        task_id = ids.new_id() if said.idempotency_key is None else ids.id_from_key(said.idempotency_key)
+        head = b'{"taskType":%b,"taskId":"%b"%b,"payload":' % (_type(task_type), task_id.encode(), _field(said))
         answer = self._connection.submit_task(head + encode_payload(payload) + b"}")
         return Task(task_id, self._connection, TaskView(task_id=task_id, task_type=task_type, status=answer.status))
 
@@ -101,10 +96,7 @@ class Client:
         self,
         task_type: str,
         rows: pd.DataFrame | Iterable[Any],
-        *,
-        queue: str | None = None,
-        result_ttl: float | timedelta | None = None,
-        allow_unknown: bool = False,
+        **options: Unpack[SubmitOptions],
     ) -> Batch:
         """Submit a task for each row.
 
@@ -130,14 +122,14 @@ class Client:
             If a value has no JSON form: row and column are named. Of a DataFrame nothing was submitted then. Of an
             iterable, rows before it may have been: the error's note says how many, and in which batch.
         """
-        type_, options = _type(task_type), _options(queue, result_ttl, allow_unknown)
-        batch_id = ids.new_id()
-        head = b'{"taskType":%b,"batchId":"%b"%b' % (type_, batch_id.encode(), options)
+        said = to_wire(options)
+        batch_id = ids.new_id() if said.idempotency_key is None else ids.id_from_key(said.idempotency_key)
+        head = b'{"taskType":%b,"batchId":"%b"%b' % (_type(task_type), batch_id.encode(), _field(said))
         size = self._send_chunks(batch_id, head, encode_rows(rows))
         submitted = BatchView(
             batch_id=batch_id,
             task_type=task_type,
-            queue=queue or DEFAULT_QUEUE,
+            queue=said.queue or DEFAULT_QUEUE,
             size=size,
             closed=True,
             counts={status.value: size if status is Status.QUEUED else 0 for status in Status},
@@ -225,6 +217,42 @@ class Client:
         columns = frames.gather(_until(pages, limit), payload)
         return frames.task_frame({name: values[:limit] for name, values in columns.items()})
 
+    def dead_letters(
+        self, *, task_type: str | None = None, batch: str | None = None, limit: int = 10_000
+    ) -> pd.DataFrame:
+        """Give what failed for good, newest first: tasks, and Kafka records that were no tasks.
+
+        Returns
+        -------
+        DataFrame, shape (at most limit, 10)
+            Columns ``at``, ``reason``, ``task_id``, ``task_type``, ``batch_id``, ``attempt``, ``payload``, ``error``
+            (the message), ``traceback``, ``history`` (a list of the attempts that failed).
+        """
+        from nexusq_sdk import frames  # noqa: PLC0415 - as above
+
+        asked = {"type": task_type, "batch": batch, "limit": str(min(max(limit, 1), PAGE))}
+        letters: list[DeadLetter] = []
+        for page in self._connection.dead_letters({name: value for name, value in asked.items() if value is not None}):
+            letters += page.dead_letters
+            if len(letters) >= limit:
+                break
+        return frames.letter_frame(letters[:limit])
+
+    def requeue(
+        self,
+        task_ids: Iterable[str] | None = None,
+        *,
+        batch: str | None = None,
+        task_type: str | None = None,
+        all: bool = False,  # noqa: A002 - what a user would say
+    ) -> int:
+        """Take tasks back from the dead letters, by id, of a batch, of a type, or all; give how many.
+
+        Each has all its attempts before it again.
+        """
+        names = None if task_ids is None else [str(name) for name in task_ids]
+        return self._connection.requeue(Requeue(task_ids=names, batch=batch, type=task_type, all=all)).requeued
+
     def task_types(self) -> pd.DataFrame:
         """Give what workers offer: columns ``task_type``, ``description``, ``fields`` (optional ones with ``?``)."""
         import pandas as pd  # noqa: PLC0415 - as above
@@ -265,12 +293,9 @@ def _type(task_type: str) -> bytes:
     return _encode(task_type)
 
 
-def _options(queue: str | None, result_ttl: float | timedelta | None, allow_unknown: bool) -> bytes:
-    ttl = seconds(result_ttl)
-    if ttl is not None and not math.isfinite(ttl):
-        raise ValueError(f"expected result_ttl to be a finite time, got {ttl}; None keeps results as the server is set")
-    options = Options(queue=queue, result_ttl_seconds=ttl, allow_unknown=allow_unknown)
-    encoded = _encode(options)
+def _field(options: Options) -> bytes:
+    """Give options as a field of a body; nothing where they say nothing."""
+    encoded = _encode(Options(**msgspec.structs.asdict(options)))
     return b"" if encoded == b"{}" else b',"options":' + encoded
 
 

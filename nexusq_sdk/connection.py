@@ -31,8 +31,11 @@ from nexusq_sdk.errors import (
 from nexusq_sdk.protocol.wire import (
     BatchView,
     ChunkAccepted,
+    DeadLetters,
     FieldError,
     Problem,
+    Requeue,
+    Requeued,
     Submitted,
     TaskPage,
     TaskTypes,
@@ -88,22 +91,50 @@ class Connection:
 
     def task(self, task_id: str) -> TaskView:
         """``GET /tasks/{taskId}``."""
-        check_task_id(task_id)
-        return self._call("GET", f"/tasks/{task_id}", TaskView)
+        return self._call("GET", _task_path(task_id), TaskView)
 
     def batch(self, batch_id: str) -> BatchView:
         """``GET /batches/{batchId}``."""
-        check_batch_id(batch_id)
-        return self._call("GET", f"/batches/{batch_id}", BatchView)
+        return self._call("GET", _batch_path(batch_id), BatchView)
 
     def batch_tasks(self, batch_id: str, *, payload: bool = False) -> Iterator[TaskPage]:
         """``GET /batches/{batchId}/tasks``, page after page."""
-        check_batch_id(batch_id)
-        return self._pages(f"/batches/{batch_id}/tasks", {"payload": str(payload).lower()})
+        return self._pages(f"{_batch_path(batch_id)}/tasks", {"payload": str(payload).lower()})
 
     def tasks(self, filters: Mapping[str, str]) -> Iterator[TaskPage]:
         """``GET /tasks``, page after page."""
         return self._pages("/tasks", filters)
+
+    def cancel_task(self, task_id: str) -> Submitted:
+        """``POST /tasks/{taskId}/cancel``."""
+        return self._call("POST", f"{_task_path(task_id)}/cancel", Submitted, b"")
+
+    def retry_task(self, task_id: str) -> Submitted:
+        """``POST /tasks/{taskId}/retry``."""
+        return self._call("POST", f"{_task_path(task_id)}/retry", Submitted, b"")
+
+    def cancel_batch(self, batch_id: str) -> BatchView:
+        """``POST /batches/{batchId}/cancel``."""
+        return self._call("POST", f"{_batch_path(batch_id)}/cancel", BatchView, b"")
+
+    def retry_batch(self, batch_id: str, *, cancelled: bool = False) -> Requeued:
+        """``POST /batches/{batchId}/retry``."""
+        asked = {"cancelled": str(cancelled).lower()}
+        return self._call("POST", f"{_batch_path(batch_id)}/retry", Requeued, b"", params=asked)
+
+    def dead_letters(self, filters: Mapping[str, str]) -> Iterator[DeadLetters]:
+        """``GET /dead-letters``, page after page."""
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self._call(
+                "GET", "/dead-letters", DeadLetters, params={**filters, **({"cursor": cursor} if cursor else {})}
+            )
+            yield page
+            cursor = page.next_cursor
+
+    def requeue(self, wanted: Requeue) -> Requeued:
+        """``POST /dead-letters/requeue``."""
+        return self._call("POST", "/dead-letters/requeue", Requeued, msgspec.json.encode(wanted))
 
     def task_types(self) -> TaskTypes:
         """``GET /task-types``."""
@@ -162,6 +193,16 @@ class Connection:
             # Many clients that were cut off at once should not all come back at once.
             time.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(2 * pause, 3.0)
+
+
+def _task_path(task_id: str) -> str:
+    check_task_id(task_id)
+    return f"/tasks/{task_id}"
+
+
+def _batch_path(batch_id: str) -> str:
+    check_batch_id(batch_id)
+    return f"/batches/{batch_id}"
 
 
 def _is_this_machine(host: str) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
+from msgspec import Raw, UnsetType, structs
 
-from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, TaskPage
+from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, DeadLetter, TaskPage
 from nexusq_sdk.protocol.words import Status
 
 STATUS = pd.CategoricalDtype([status.value for status in Status], ordered=True)
@@ -85,6 +87,29 @@ def task_frame(columns: dict[str, list[Any]], index: pd.Index[Any] | None = None
     if index is not None:
         frame.index = index
     return frame
+
+
+def letter_frame(letters: Sequence[DeadLetter]) -> pd.DataFrame:
+    """Make a frame of dead letters, a row each. Columns: see `nexusq_sdk.Client.dead_letters`."""
+    errors = [letter.error for letter in letters]
+    return pd.DataFrame(
+        {
+            "at": pd.Series(pd.to_datetime([letter.at for letter in letters], utc=True), dtype="datetime64[us, UTC]"),
+            "reason": _strings([letter.reason for letter in letters]),
+            "task_id": _strings([letter.task_id for letter in letters]),
+            "task_type": _category([letter.task_type for letter in letters]),
+            "batch_id": _strings([letter.batch_id for letter in letters]),
+            "attempt": pd.Series(pd.array([letter.attempt for letter in letters], dtype="Int64")),
+            "payload": _objects([_read(letter.payload) for letter in letters]),
+            "error": _strings([None if error is None else error.message for error in errors]),
+            "traceback": _strings([None if error is None else error.traceback for error in errors]),
+            "history": _objects([[structs.asdict(attempt) for attempt in letter.history] for letter in letters]),
+        }
+    )
+
+
+def _read(payload: Raw | UnsetType) -> Any:
+    return None if isinstance(payload, UnsetType) else msgspec.json.decode(payload)
 
 
 def report_frame(frame: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,11 @@ _MISSING = re.compile(r"missing required field `(.+?)`")
 _TYPE = re.compile(r"Expected `(.+?)`, got `(.+?)`")
 _ROW = re.compile(r"payloads\[(\d+)\]")
 _FIELDS = sorted(
-    {field.encode_name for model in (SubmitTask, SubmitChunk, Schedule, Options) for field in msgspec.structs.fields(model)}
+    {
+        field.encode_name
+        for model in (SubmitTask, SubmitChunk, Schedule, Options)
+        for field in msgspec.structs.fields(model)
+    }
 )
 _raw_decode = msgspec.json.Decoder(Raw).decode
 

@@ -1,0 +1,128 @@
+"""What may be said when work is submitted, and its form on the wire. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypedDict
+
+import msgspec
+
+from nexusq_sdk.protocol.wire import Backoff, Options
+from nexusq_sdk.protocol.words import Priority
+
+#: Seconds, or a timedelta.
+Time = float | timedelta
+
+
+class SubmitOptions(TypedDict, total=False):
+    """The keyword arguments of `Client.submit` and `Client.submit_batch`; unsaid, the handler's or the server's go.
+
+    Attributes
+    ----------
+    queue : str
+        The queue; otherwise ``default``.
+    priority : {"high", "normal", "low"}
+        Before or behind what else waits in the queue; ``low`` is not starved.
+    delay : float (seconds) or timedelta
+        How long to wait before it may start.
+    eta : datetime
+        When it may start; a naive one is local time.
+    max_attempts : int
+        How often it is tried in all if its handler raises.
+    backoff : float or timedelta, or a pair of them
+        Longest wait before the second attempt, doubled for each later one; of a pair, the second is the cap.
+    timeout : float (seconds) or timedelta
+        How long an attempt may run.
+    result_ttl : float (seconds) or timedelta
+        How long its state is kept once it has ended.
+    idempotency_key : str
+        Submitted again with the same key it is the same task or batch; with other work under that key it is refused.
+    allow_unknown : bool
+        Whether to submit although no worker has ever offered the type.
+    """
+
+    queue: str | None
+    priority: Literal["high", "normal", "low"] | Priority | None
+    delay: Time | None
+    eta: datetime | None
+    max_attempts: int | None
+    backoff: Time | tuple[Time, Time] | None
+    timeout: Time | None
+    result_ttl: Time | None
+    idempotency_key: str | None
+    allow_unknown: bool
+
+
+def to_wire(said: Mapping[str, Any]) -> Options:
+    """Give options as the wire has them.
+
+    Raises
+    ------
+    TypeError
+        For a name that is no option.
+    ValueError
+        For a value that can't be meant.
+    """
+    for name in said:
+        if name not in SubmitOptions.__annotations__:
+            near = difflib.get_close_matches(name, list(SubmitOptions.__annotations__), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"expected options among {', '.join(SubmitOptions.__annotations__)}, got {name!r}{hint}")
+    eta: datetime | None = said.get("eta")
+    if eta is not None and not isinstance(eta, datetime):
+        raise ValueError(f"expected eta to be a datetime, got {eta!r}")
+    values = {
+        "queue": said.get("queue"),
+        "priority": said.get("priority"),
+        "delay_seconds": _finite(said.get("delay"), "delay"),
+        "eta": None if eta is None else eta.astimezone(),
+        "max_attempts": said.get("max_attempts"),
+        "backoff": _backoff(said.get("backoff")),
+        "timeout_seconds": _finite(said.get("timeout"), "timeout"),
+        "result_ttl_seconds": _finite(said.get("result_ttl"), "result_ttl"),
+        "idempotency_key": said.get("idempotency_key"),
+        "allow_unknown": said.get("allow_unknown", False),
+    }
+    try:
+        # The wire's names are not the user's: they are put back into what is said.
+        return msgspec.convert({name: value for name, value in values.items() if value is not None}, _Checked)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"options: {error}") from None
+
+
+class _Checked(Options, rename=None, forbid_unknown_fields=True):
+    """Options by their Python names."""
+
+
+def seconds(value: Any, name: str = "a time") -> float | None:
+    """Give a time that was said in seconds or as a timedelta in seconds. Raises TypeError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    # numpy's numbers as well; its timedelta64 passes for one, in a unit of its own.
+    if isinstance(value, numbers.Real) and type(value).__name__ != "timedelta64":
+        return float(value)
+    raise TypeError(f"expected {name} in seconds or as a timedelta, got {value!r}")
+
+
+def _finite(value: Any, name: str) -> float | None:
+    number = seconds(value, name)
+    if number is not None and not math.isfinite(number):
+        raise ValueError(f"expected {name} to be a finite time, got {number}; leave it out for what is usual")
+    return number
+
+
+def _backoff(value: Any) -> Backoff | None:
+    if value is None:
+        return None
+    if isinstance(value, tuple | list):
+        if len(value) != 2:
+            raise ValueError(f"expected backoff to be a time or a pair of times (first, cap), got {value!r}")
+        first, cap = (_finite(part, "backoff") for part in value)
+        return Backoff(initial_seconds=first or 0.0, cap_seconds=cap or 0.0)
+    return Backoff(initial_seconds=_finite(value, "backoff") or 0.0)
