@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict
@@ -87,15 +88,13 @@ def to_wire(said: Mapping[str, Any]) -> Options:
         "idempotency_key": said.get("idempotency_key"),
         "allow_unknown": said.get("allow_unknown", False),
     }
+    options = Options(**{name: value for name, value in values.items() if value is not None})
     try:
-        # The wire's names are not the user's: they are put back into what is said.
-        return msgspec.convert({name: value for name, value in values.items() if value is not None}, _Checked)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"options: {error}") from None
-
-
-class _Checked(Options, rename=None, forbid_unknown_fields=True):
-    """Options by their Python names."""
+        return msgspec.json.decode(msgspec.json.encode(options), type=Options)
+    except (msgspec.ValidationError, TypeError) as error:
+        # In the user's names, not in the wire's.
+        said_so = re.sub(r"[a-z]([A-Z])", lambda found: f"{found[0][0]}_{found[1].lower()}", str(error))
+        raise ValueError(f"options: {said_so}") from None
 
 
 def seconds(value: Any, name: str = "a time") -> float | None:
