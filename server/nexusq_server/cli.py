@@ -89,16 +89,28 @@ def api(
 def worker(
     tasks: Tasks = None,
     queues: Annotated[str | None, typer.Option(help="Queues to serve, comma-separated.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Tasks to run at once, each in a thread.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Tasks to run at once in threads.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Tasks to run at once in processes.")] = None,
     grace: Annotated[
         str | None, typer.Option(help="How long to wait for running tasks when stopping: 30s, 5m.")
     ] = None,
     lease: Annotated[str | None, typer.Option(help="Silent for so long, it is taken for dead: 10s.")] = None,
+    max_tasks: Annotated[int | None, typer.Option(help="Stop, as by SIGTERM, after so many tasks.")] = None,
+    max_lifetime: Annotated[str | None, typer.Option(help="Stop, as by SIGTERM, after so long: 12h.")] = None,
 ) -> None:
     """Run a worker until SIGTERM."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a user's module is found where the user stands, as with `python -m`
-    settings = _settings(tasks=_names(tasks), queues=queues, concurrency=concurrency, grace=grace, lease=lease)
+    settings = _settings(
+        tasks=_names(tasks),
+        queues=queues,
+        concurrency=concurrency,
+        processes=processes,
+        grace=grace,
+        lease=lease,
+        max_tasks=max_tasks,
+        max_lifetime=max_lifetime,
+    )
     raise typer.Exit(_part("worker").run(settings))
 
 
