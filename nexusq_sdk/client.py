@@ -17,9 +17,10 @@ from nexusq_sdk.connection import PAGE, Connection
 from nexusq_sdk.errors import ConnectionFailed, NexusQError, ServerUnavailable
 from nexusq_sdk.options import SubmitOptions, to_wire
 from nexusq_sdk.protocol import ids
-from nexusq_sdk.protocol.wire import BatchView, ChunkAccepted, DeadLetter, Options, Requeue, TaskView
+from nexusq_sdk.protocol.wire import BatchView, ChunkAccepted, DeadLetter, Options, Requeue, ScheduleView, TaskView
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TASK_TYPE, Status
 from nexusq_sdk.rows import encode_payload, encode_rows, index_of
+from nexusq_sdk.schedules import check_name, encode_schedule, schedule_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -252,6 +253,54 @@ class Client:
         """
         names = None if task_ids is None else [str(name) for name in task_ids]
         return self._connection.requeue(Requeue(task_ids=names, batch=batch, type=task_type, all=all)).requeued
+
+    def schedule(
+        self,
+        name: str,
+        task_type: str,
+        payload: Any,
+        *,
+        cron: str,
+        time_zone: str = "UTC",
+        missed: str = "once",
+        paused: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> ScheduleView:
+        """Submit a task again and again: create the schedule of this name, or replace it.
+
+        Parameters
+        ----------
+        cron : str
+            When: ``"30 8 * * MON-FRI"``, six fields with seconds in front, or ``"@hourly"`` and the like.
+        time_zone : str
+            In which time zone, such as ``"Europe/Berlin"``.
+        missed : {"once", "all", "skip"}
+            What to submit for times that nobody served: one task for all of them, one each (the last 1000), none.
+        paused : bool
+            Whether to keep it without submitting anything.
+
+        The other parameters are those of `submit`, without ``delay``, ``eta`` and ``idempotency_key``. Raises what
+        `submit` raises.
+        """
+        check_name(name)
+        body = encode_schedule(task_type, payload, options, cron, time_zone, missed, paused)
+        return self._connection.put_schedule(name, body)
+
+    def schedules(self) -> pd.DataFrame:
+        """Give the schedules, a row each, by name.
+
+        Returns
+        -------
+        DataFrame, shape (n, 13)
+            Columns ``name``, ``task_type``, ``cron``, ``time_zone``, ``missed``, ``paused``, ``queue``, ``priority``,
+            ``next_at`` (missing: it is paused), ``last_at``, ``created_at``, ``last_task_id``, ``payload``.
+        """
+        return schedule_frame(self._connection.schedules().schedules)
+
+    def unschedule(self, name: str) -> None:
+        """Remove a schedule; what it has submitted runs. Raises `UnknownSchedule`."""
+        check_name(name)
+        self._connection.delete_schedule(name)
 
     def task_types(self) -> pd.DataFrame:
         """Give what workers offer: columns ``task_type``, ``description``, ``fields`` (optional ones with ``?``)."""

@@ -23,6 +23,7 @@ from nexusq_sdk.errors import (
     ResultExpired,
     ServerFailed,
     ServerUnavailable,
+    UnknownSchedule,
     UnknownTask,
     UnknownTaskType,
     check_batch_id,
@@ -36,6 +37,8 @@ from nexusq_sdk.protocol.wire import (
     Problem,
     Requeue,
     Requeued,
+    Schedules,
+    ScheduleView,
     Submitted,
     TaskPage,
     TaskTypes,
@@ -135,6 +138,18 @@ class Connection:
     def requeue(self, wanted: Requeue) -> Requeued:
         """``POST /dead-letters/requeue``."""
         return self._call("POST", "/dead-letters/requeue", Requeued, msgspec.json.encode(wanted))
+
+    def schedules(self) -> Schedules:
+        """``GET /schedules``."""
+        return self._call("GET", "/schedules", Schedules)
+
+    def put_schedule(self, name: str, body: bytes) -> ScheduleView:
+        """``PUT /schedules/{name}``."""
+        return self._call("PUT", f"/schedules/{name}", ScheduleView, body)
+
+    def delete_schedule(self, name: str) -> ScheduleView:
+        """``DELETE /schedules/{name}``."""
+        return self._call("DELETE", f"/schedules/{name}", ScheduleView)
 
     def task_types(self) -> TaskTypes:
         """``GET /task-types``."""
@@ -237,6 +252,8 @@ def _refuse(answer: httpx.Response) -> NoReturn:
             raise UnknownTaskType(problem.detail, problem.errors, problem)
         case "task-not-found" | "batch-not-found":
             raise UnknownTask(problem.detail)
+        case "schedule-not-found":
+            raise UnknownSchedule(problem.detail)
         case "task-expired":
             raise ResultExpired(problem.detail)
     if problem.status in _AWAY:

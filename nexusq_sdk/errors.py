@@ -10,6 +10,7 @@
     │   └── UnknownTaskType
     ├── RowError                   (ValueError)
     ├── UnknownTask                (LookupError)
+    ├── UnknownSchedule            (LookupError)
     ├── ResultExpired              (LookupError)
     ├── WaitTimeout                (TimeoutError)
     ├── TaskFailed
@@ -81,6 +82,10 @@ class RowError(NexusQError, ValueError):
 
 class UnknownTask(NexusQError, LookupError):
     """Raised when there never was such a task or batch."""
+
+
+class UnknownSchedule(NexusQError, LookupError):
+    """Raised when there is no schedule of this name."""
 
 
 class ResultExpired(NexusQError, LookupError):

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nexusq_server import user_commands
+from nexusq_server import schedule_commands, user_commands
 from nexusq_server.settings import Settings, SettingsError, load_settings
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 user_commands.add_to(app)
+schedule_commands.add_to(app)
 
 Tasks = Annotated[
     list[str] | None, typer.Option("--tasks", help="Module with @task functions; repeat it or separate by commas.")

@@ -37,7 +37,7 @@ def tell(message: object) -> None:
 
 
 @contextlib.contextmanager
-def _client(url: str | None) -> Iterator[nexusq_sdk.Client]:
+def connected(url: str | None) -> Iterator[nexusq_sdk.Client]:
     """Give a client; what it or a file refuses is told in one message, without a traceback."""
     try:
         with nexusq_sdk.Client(url) as client:
@@ -99,7 +99,7 @@ def submit(
 ) -> None:
     """Submit a file of rows as a batch, and print its id."""
     ending = _ending(file)
-    with _client(url) as client:
+    with connected(url) as client:
         batch = client.submit_batch(task_type, _read(file, ending), queue=queue, allow_unknown=allow_unknown)
         typer.echo(batch.id)
         if not wait:
@@ -121,7 +121,7 @@ def status(
     id_: Annotated[str, typer.Argument(metavar="ID", help="Id of a task or of a batch.")], url: Url = None
 ) -> None:
     """Print how a task or a batch stands."""
-    with _client(url) as client:
+    with connected(url) as client:
         try:
             typer.echo(_described(client.task(id_).info()))
         except nexusq_sdk.UnknownTask:
@@ -140,7 +140,7 @@ def report(
 ) -> None:
     """Print a batch's report; with -o, write the outcome of each task."""
     ending = _ending(output) if output else ""
-    with _client(url) as client:
+    with connected(url) as client:
         found = client.batch(batch)
         if output is None:
             summed = found.report()
@@ -178,7 +178,7 @@ def _described(view: msgspec.Struct) -> str:
 
 def types(url: Url = None) -> None:
     """List the task types that workers offer."""
-    with _client(url) as client:
+    with connected(url) as client:
         offered = client.task_types()
     if offered.empty:
         tell("no worker has offered a task type yet; start one: nexusq worker")
