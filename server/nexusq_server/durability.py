@@ -64,7 +64,7 @@ class Durability(threading.Thread):
         if self.restarted.is_set():
             return  # the offsets' books are from before
         offsets, mark = self._committable(), self._settler.mark()
-        if offsets == self._seen and self._run_id:
+        if offsets == self._seen and self._run_id and self._settler.sure():
             self._check_run(self._redis.info("server"))
             return
         if self._on_disk():

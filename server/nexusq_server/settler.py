@@ -70,12 +70,16 @@ class Settler(threading.Thread):
         """Hand over how an attempt ended."""
         self._queue.put((claimed, ended))
 
+    def sure(self) -> bool:
+        """Whether everything that was written is confirmed."""
+        return not self._unsure
+
     def mark(self) -> int:
         """Give a mark for `confirm`: what was written up to now."""
         return self._confirmed + len(self._unsure)
 
     def confirm(self, mark: int) -> None:
-        """Say that everything up to `mark` is on Redis's disk. Called by the durability thread, as are these two."""
+        """Say that everything up to `mark` is on Redis's disk. Called by the durability thread."""
         while self._confirmed < mark:
             self._unsure.popleft()
             self._confirmed += 1
@@ -146,15 +150,16 @@ class Settler(threading.Thread):
         """Settle one round; False when told to give up."""
         while entries:
             try:
+                # Those that need no dead letter do not wait for Kafka.
                 final = [entry for entry in entries if entry.outcome.status == Status.FAILED]
-                if final and not self._dead_letters.put([self._letter(entry) for entry in final]):
-                    # The others need not wait for Kafka.
-                    rest = [entry for entry in entries if entry.outcome.status != Status.FAILED]
-                    entries = final + self._write(rest)
-                    if self._give_up.wait(RETRY_SECONDS):
-                        return False
-                    continue
-                entries = self._write(entries)
+                rest = [entry for entry in entries if entry.outcome.status != Status.FAILED]
+                entries = final + self._write(rest)
+                if final:
+                    if not self._dead_letters.put([self._letter(entry) for entry in final]):
+                        if self._give_up.wait(RETRY_SECONDS):
+                            return False
+                        continue
+                    entries = entries[len(final) :] + self._write(final)
             except redis.RedisError as error:
                 why = "is full (maxmemory)" if is_full(error) else "is away or refuses"
                 log.warning("Redis %s, %d outcomes wait for it: %s", why, len(entries), error)
