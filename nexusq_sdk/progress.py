@@ -79,11 +79,15 @@ class LogDrawer:
         tenth = 10 * ended(view) // view.size if view.size else 10
         if tenth > self._tenth or (finished(view) and self._tenth < 11):
             self._tenth = 11 if finished(view) else tenth
-            print(f"{view.task_type} {view.batch_id}: {describe(view)}", file=self._stream, flush=True)
+            self._write(f"{view.task_type} {view.batch_id}: {describe(view)}")
 
     def away(self, error: str) -> None:
         """Write a line."""
-        print(error, file=self._stream, flush=True)
+        self._write(error)
+
+    def _write(self, line: str) -> None:
+        with contextlib.suppress(ValueError, OSError):  # the stream is closed: nobody reads it any more
+            print(line, file=self._stream, flush=True)
 
 
 class TerminalDrawer:
@@ -108,7 +112,7 @@ class TerminalDrawer:
 
     def _write(self, text: str, end: str) -> None:
         columns = shutil.get_terminal_size().columns
-        with contextlib.suppress(ValueError):  # the stream is closed: the program ends
+        with contextlib.suppress(ValueError, OSError):  # the stream is closed: the program ends
             self._stream.write(f"\r\x1b[2K{text[: columns - 1]}{end}")
             self._stream.flush()
 

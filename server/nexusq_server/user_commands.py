@@ -60,7 +60,8 @@ def _ending(path: Path) -> str:
 def _read(path: Path, ending: str) -> Any:
     """Give the file's rows, all read: what is wrong in its last line is told before the first is submitted."""
     if ending == ".jsonl":
-        return [_parsed(path, number, line) for number, line in enumerate(path.open("rb"), 1) if line.strip()]
+        with path.open("rb") as lines:
+            return [_parsed(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
     import pandas as pd  # noqa: PLC0415 - only these files need it
 

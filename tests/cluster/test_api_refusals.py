@@ -207,6 +207,7 @@ def test_what_is_too_large_is_refused_before_it_takes_up_memory(http: httpx.Clie
         (gzip.compress(ECHO) + gzip.compress(b" ")[:-5], "expected a whole gzip body, got one that breaks off"),
         (gzip.compress(b"") * 1_000_000, "expected a gzip body of at most 2000 members, got more"),
     ],
+    ids=["not packed", "empty", "cut", "something behind", "second member cut", "too many members"],
 )
 def test_a_broken_gzip_body_is_refused(http: httpx.Client, body: bytes, said: str) -> None:
     refused(http.post("/tasks", content=body, headers=GZIP), 422, "invalid-request", said)

@@ -19,6 +19,7 @@ import pytest
 
 import nexusq_sdk
 from nexusq_sdk import Status
+from nexusq_sdk.progress import Progress, choose_drawer
 from nexusq_sdk.protocol import ids
 from tests.conftest import Addresses, eventually
 
@@ -359,6 +360,23 @@ def test_progress_is_lines_in_a_log_and_no_longer_than_the_client_is_open(
     client.close()
     waiting.join(10)
     assert not waiting.is_alive()
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
+def test_progress_on_a_stream_that_was_closed_disturbs_nothing(
+    client: nexusq_sdk.Client, monkeypatch: pytest.MonkeyPatch, stream: io.StringIO
+) -> None:
+    batch = client.submit_batch("ECHO", range(100))
+    monkeypatch.setattr("sys.stderr", stream)
+    drawer = choose_drawer()
+    stream.close()
+
+    shown = Progress(batch.info, drawer)
+    shown.start()
+    batch.wait(timeout=30)
+    shown.join(10)
+
+    assert "<Progress, ended>" == repr(shown)
 
 
 def _has(stream: io.StringIO, text: str) -> None:

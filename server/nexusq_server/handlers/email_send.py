@@ -28,12 +28,19 @@ class MailRefused(Exception):
     """The mail server does not take the mail; the message has its words."""
 
 
+class _Connection(smtplib.SMTP):
+    """Closed with the thread that has it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class _Mailer(threading.local):
     """One thread's connection to the mail server."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._connection: smtplib.SMTP | None = None
+        self._connection: _Connection | None = None
 
     def send(self, message: EmailMessage) -> None:
         try:
@@ -48,7 +55,7 @@ class _Mailer(threading.local):
                 f"{self._settings.smtp_host} refused the mail: {error.smtp_code} {_text(error.smtp_error)}"
             ) from None
 
-    def _sent(self, connection: smtplib.SMTP, message: EmailMessage) -> bool:
+    def _sent(self, connection: _Connection, message: EmailMessage) -> bool:
         """Send on a connection that was used before; False if it has ended since, and the mail was not taken."""
         try:
             connection.send_message(message)
@@ -61,9 +68,9 @@ class _Mailer(threading.local):
             return False
         return True
 
-    def _connect(self) -> smtplib.SMTP:
+    def _connect(self) -> _Connection:
         settings = self._settings
-        connection = smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT)
+        connection = _Connection(settings.smtp_host, settings.smtp_port, timeout=TIMEOUT)
         try:
             if settings.smtp_starttls:
                 connection.starttls(context=ssl.create_default_context())

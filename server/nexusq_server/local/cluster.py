@@ -28,7 +28,7 @@ from nexusq_server.local.processes import Child, Children
 #: How long everything may take to start once all is downloaded; a slow machine takes a fraction of it.
 START_SECONDS = 60
 #: How long after another cluster's end its folder may still be in use.
-FOLDER_SECONDS = 5
+FOLDER_SECONDS = 4
 #: The ports to choose from. Not those that the kernel gives to outgoing connections: one of these could take the port,
 #: or even reach itself, before the server that it is meant for listens.
 PORTS = range(20_000, 32_000)
