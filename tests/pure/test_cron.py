@@ -186,7 +186,13 @@ def test_each_tick_of_each_schedule_has_an_id_of_its_own(name: str, other: str, 
 
 
 def stored(**fields: object) -> bytes:
-    known = {"name": "n", "taskType": "ECHO", "payload": {"a": 1}, "cron": "@hourly", "createdAt": "2026-01-01T00:00:00Z"}
+    known = {
+        "name": "n",
+        "taskType": "ECHO",
+        "payload": {"a": 1},
+        "cron": "@hourly",
+        "createdAt": "2026-01-01T00:00:00Z",
+    }
     return json.dumps(known | fields).encode()
 
 
