@@ -106,14 +106,22 @@ class ChaosCluster:
         self.ledger = folder / "ledger.jsonl"
         self.parts: dict[str, Part] = {}
         self.memory: list[Memory] = []
+        self.ended_alone: list[str] = []
         self._worker = worker
         self._ended = threading.Event()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> ChaosCluster:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
         java, jars, server = kafka.find_java(), kafka.find_jars(), redis.find_redis()
         self._children = self._stack.enter_context(Children(self.folder / "logs", remove=None, hold=None))
-        self._stack.callback(self._ended.set)
         redis_port, kafka_port, controller_port, *api_ports = free_ports(5)
         self.redis_url = f"redis://127.0.0.1:{redis_port}/0"
         self.kafka = f"127.0.0.1:{kafka_port}"
@@ -140,7 +148,6 @@ class ChaosCluster:
         self._watcher = threading.Thread(target=self._watch_memory, name="memory", daemon=True)
         self._watcher.start()
         self.wait_ready()
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
@@ -148,8 +155,6 @@ class ChaosCluster:
             part.signal(signal.SIGCONT)
             part.signal(signal.SIGKILL)
         self._stack.close()
-        self.disk.join()
-        self._watcher.join()
 
     def start(self, name: str) -> None:
         """Start a part that was killed or told to end. Two cannot listen on one port: only workers need not wait."""
@@ -158,14 +163,12 @@ class ChaosCluster:
             part.child.stop(30)
         part.start()
 
-    def ended_alone(self) -> list[str]:
-        """Name the parts that do not run although nobody told them to end, with the end of their logs; start them."""
-        found = []
+    def look(self) -> None:
+        """Note the parts that do not run although nobody told them to end, with the end of their logs; start them."""
         for part in self.parts.values():
             if part.ended() and not part.told_to_end and part.child is not None:
-                found.append(f"{part.label}: {part.child.failure()}")
+                self.ended_alone.append(f"{part.label}: {part.child.failure()}")
                 part.start()
-        return found
 
     def calm(self) -> None:
         """Wake whoever is frozen, start whoever is down, and wait until all of it works again."""
@@ -181,13 +184,14 @@ class ChaosCluster:
         deadline = time.monotonic() + READY_SECONDS
         said = "nothing yet"
         while time.monotonic() < deadline:
+            self.look()
             try:
                 for url in self.urls.values():
                     said = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).raise_for_status().text
                 workers = httpx.get(f"{url}/workers", timeout=5, trust_env=False).raise_for_status().json()["workers"]
                 present = {entry["worker"].rsplit("-", 2)[1] for entry in workers}
                 wanted = {str(part.child.process.pid) for part in self._workers() if part.child is not None}
-                if wanted <= present:
+                if len(wanted) == len(WORKER_NAMES) and wanted <= present:
                     return
                 said = f"of the workers {wanted} only {present} have registered"
             except httpx.HTTPError as error:

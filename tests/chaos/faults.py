@@ -86,7 +86,6 @@ class Faults:
 
     def __init__(self, cluster: ChaosCluster) -> None:
         self.done: list[Fault] = []
-        self.ended_alone: list[str] = []
         self._cluster = cluster
 
     def carry_out(self, steps: list[Step], seconds: float) -> None:
@@ -104,7 +103,7 @@ class Faults:
     def _wait(self, until: float) -> None:
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, 0.5))
-            self.ended_alone += self._cluster.ended_alone()
+            self._cluster.look()
 
     def _do(self, step: Step) -> Fault:
         part = self._cluster.parts[step.part]
