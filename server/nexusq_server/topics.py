@@ -136,6 +136,8 @@ def ensure_topics(settings: Settings, queues: Iterable[str]) -> None:
     admin = KafkaAdminClient(
         bootstrap_servers=list(settings.kafka),
         bootstrap_timeout_ms=int(START_TIMEOUT.total_seconds() * 1000),
+        # Processes start while Kafka does: pauses that grow to many seconds would be what they wait for.
+        reconnect_backoff_max_ms=250,
     )
     try:
         present = set(admin.list_topics())
