@@ -220,8 +220,8 @@ class Disk(threading.Thread):
     """Knows how much of Redis's append-only file is surely on its disk, so that a crash of the machine can be played.
 
     Killing Redis alone loses nothing that it has written: the system still holds it. A machine that loses power loses
-    all that no fsync has covered. The file's size is read first, then `WAITAOF` says that a later write is on disk:
-    what the file had until then has survived, and nothing more is promised to anybody.
+    all that no fsync has covered. `WAITAOF` returns with each fsync, once a second; the file's size right after that is
+    no less than what anybody was told to be on disk, and what comes later may be lost.
     """
 
     def __init__(self, folder: Path, url: str, ended: threading.Event) -> None:
@@ -233,19 +233,21 @@ class Disk(threading.Thread):
 
     def run(self) -> None:
         """Look until the cluster ends."""
-        while not self._ended.wait(0.1):
+        while not self._ended.is_set():
             try:
-                file = max(self._folder.glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
-                size, at = file.stat().st_size, time.time()
-                self._client.set("chaos:disk", "", ex=60)
-                if self._client.waitaof(1, 0, 3000)[0] >= 1:
-                    self._proven = file, size, at
+                # One round trip: no fsync that others were told of may fall in between.
+                pipeline = self._client.pipeline(transaction=False)
+                pipeline.set("chaos:disk", "", ex=60)
+                pipeline.waitaof(1, 0, 3000)
+                if pipeline.execute()[1][0] >= 1:
+                    file = max(self._folder.glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
+                    self._proven = file, file.stat().st_size, time.time()
             except (OSError, ValueError, redis_client.RedisError):
-                continue  # it is down, or has just been cut off
+                self._ended.wait(0.1)  # it is down, or has just been cut off
 
     def lose(self) -> float | None:
         """Cut off what may not have been on disk, while Redis is down. Give since when writes are lost."""
-        proven = self._proven
+        proven, self._proven = self._proven, None
         if proven is None or not proven[0].exists():
             return None
         file, size, at = proven

@@ -117,10 +117,14 @@ class Faults:
         elif step.kind == CUT_REDIS:
             with redis.Redis.from_url(self._cluster.redis_url) as client:
                 client.client_kill_filter(_type="normal", skipme=True)
+        elif step.kind == CRASH_REDIS:
+            # First it falls silent: what it has told anybody of its disk has then arrived at the watcher too.
+            part.signal(signal.SIGSTOP)
+            time.sleep(0.1)
+            part.kill()
+            fault = replace(fault, since=self._cluster.disk.lose())
         else:
             part.kill()
-            if step.kind == CRASH_REDIS:
-                fault = replace(fault, since=self._cluster.disk.lose())
         return fault
 
     def _make_up(self, step: Step) -> None:
