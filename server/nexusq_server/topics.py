@@ -16,7 +16,8 @@ from kafka.errors import TopicAlreadyExistsError
 
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import Options, Record
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TASK_TYPE, Priority
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE, MAX_CHUNK_TASKS, TASK_TYPE, Priority
+from nexusq_server.limits import MAX_ATTEMPT, fault_in
 from nexusq_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,8 @@ DEAD_LETTERS = "task-queue.dead"
 START_TIMEOUT = timedelta(seconds=30)
 
 
-#: Beyond any that comes about by retries; it must stay exact in Lua's numbers.
-MAX_ATTEMPT = 1_000_000
+#: The most rows of a batch.
+MAX_BATCH = 1_000_000_000 + MAX_CHUNK_TASKS
 
 
 class RecordError(ValueError):
@@ -106,6 +107,16 @@ def decode_record(value: bytes | None) -> Record:
         raise RecordError(f"expected taskType to be a name such as 'EMAIL_SEND', got {record.task_type!r}")
     if not 1 <= record.attempt <= MAX_ATTEMPT:
         raise RecordError(f"expected attempt to be from 1 to {MAX_ATTEMPT}, got {record.attempt}")
+    fault = fault_in(record.options) if record.options is not None else None
+    if fault is not None:
+        raise RecordError(f"options: {fault.message}")
+    if record.batch_size is not None:
+        split = ids.split_task_id(record.task_id)
+        if split is None or not split[1] < record.batch_size <= MAX_BATCH:
+            raise RecordError(
+                f"expected batchSize to stand on a task of a batch and to be above its row, up to {MAX_BATCH}, "
+                f"got {record.batch_size} on {record.task_id}"
+            )
     return record
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from nexusq_sdk.options import to_wire
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import Backoff, Options
-from nexusq_server.options import LONGEST, keyed_id, plan, with_key
+from nexusq_server.limits import LONGEST
+from nexusq_server.options import keyed_id, plan, with_key
 from nexusq_server.problems import InvalidRequest
 
 NOW = 1_800_000_000_000_000
@@ -39,8 +40,8 @@ def refused(options: Options) -> InvalidRequest:
         ({"delay_seconds": -1.0}, "delaySeconds", "from 0 to ten years, got -1"),
         ({"delay_seconds": float("nan")}, "delaySeconds", "from 0 to ten years, got nan"),
         ({"delay_seconds": 1e300}, "delaySeconds", "from 0 to ten years"),
-        ({"timeout_seconds": 0.0}, "timeoutSeconds", "above 0, got 0"),
-        ({"timeout_seconds": -3.0}, "timeoutSeconds", "above 0, got -3"),
+        ({"timeout_seconds": 0.0}, "timeoutSeconds", "above 0, up to ten years, got 0"),
+        ({"timeout_seconds": -3.0}, "timeoutSeconds", "above 0, up to ten years, got -3"),
         ({"timeout_seconds": float("inf")}, "timeoutSeconds", "above 0, up to ten years"),
         ({"max_attempts": 0}, "maxAttempts", "from 1 to 1000000, got 0"),
         ({"max_attempts": 10**9}, "maxAttempts", "from 1 to 1000000"),
