@@ -95,7 +95,7 @@ class Intake:
                 log.warning("Kafka could not be polled, it is tried again: %s: %s", type(error).__name__, error)
                 continue
             for partition, records in polled.items():
-                self._take(consumer, partition, records, received, losses)
+                self._take(partition, records, received, losses)
             _finish_join(consumer)
         self._bury()
         return received
@@ -151,14 +151,13 @@ class Intake:
                 self._committed.pop(partition, None)
 
     def _go_back(self, consumer: KafkaConsumer) -> None:
-        """Go on from the last commit where that is due. Raises `KafkaError` while Kafka is away: then nothing is read."""
+        """Go on from the last commit where that is due. Raises `KafkaError` while Kafka is away: nothing is read then."""
         for partition in self._adrift & consumer.assignment():
             _back_to_commit(consumer, partition)
             self._adrift.discard(partition)
 
     def _take(
         self,
-        consumer: KafkaConsumer,
         partition: TopicPartition,
         records: list[ConsumerRecord],
         received: list[Received],

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import KafkaTimeoutError, TopicAlreadyExistsError
 
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import Options, Record
@@ -120,13 +120,26 @@ def decode_record(value: bytes | None) -> Record:
     return record
 
 
+class Producer(KafkaProducer):  # type: ignore[misc]
+    """A producer whose `close` gives up what is not acknowledged in time, and always ends its thread."""
+
+    def close(self, timeout: float | None = None, null_logger: bool = False) -> None:
+        """Close it; never raises because Kafka is away."""
+        try:
+            super().close(timeout, null_logger)
+        except KafkaTimeoutError:
+            # kafka-python (3.0.12) leaves here before it has ended anything.
+            self._sender.force_close()
+            self._closed = True
+
+
 def connect_producer(settings: Settings) -> KafkaProducer:
     """Connect a producer that acknowledges only what every in-sync replica has, in order and without duplicates.
 
     Batches are large because many tasks are produced at once and the answer waits for all of them anyway.
     """
     timeout = int(settings.submit_timeout.total_seconds() * 1000)
-    return KafkaProducer(
+    return Producer(
         bootstrap_servers=list(settings.kafka),
         acks="all",
         batch_size=256 * 1024,
