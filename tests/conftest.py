@@ -105,10 +105,11 @@ class WorkerProcess:
         self.log = log
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "nexusq_server", "worker", "--queues", queue, "--tasks", HANDLERS],
+                [sys.executable, "-m", "nexusq_server", "worker", "--queues", queue],
                 cwd=ROOT,
                 env=os.environ
-                | {"NEXUSQ_REDIS": cluster.redis_url, "NEXUSQ_KAFKA": cluster.kafka, "PYTHONPATH": str(ROOT)}
+                | {"NEXUSQ_REDIS": cluster.redis_url, "NEXUSQ_KAFKA": cluster.kafka, "NEXUSQ_TASKS": HANDLERS}
+                | {"PYTHONPATH": str(ROOT)}
                 | environment,
                 stderr=output,
             )
