@@ -151,7 +151,7 @@ class Intake:
                 self._committed.pop(partition, None)
 
     def _go_back(self, consumer: KafkaConsumer) -> None:
-        """Go on from the last commit where that is due. Raises `KafkaError` while Kafka is away: nothing is read then."""
+        """Go on from the last commit where that is due. Raises `KafkaError` while Kafka is away: nothing is read."""
         for partition in self._adrift & consumer.assignment():
             _back_to_commit(consumer, partition)
             self._adrift.discard(partition)
