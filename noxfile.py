@@ -53,6 +53,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Kill workers, APIs, Kafka and Redis at random for two minutes (`-- --minutes 10 --seed 1`), then judge."""
+    install(session, "dev")
+    session.run("python", "-m", "tests.chaos", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style (ruff) and that imports run one way (import-linter)."""
     install(session, "dev")

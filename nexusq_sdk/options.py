@@ -73,14 +73,11 @@ def to_wire(said: Mapping[str, Any]) -> Options:
             near = difflib.get_close_matches(name, list(SubmitOptions.__annotations__), 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"expected options among {', '.join(SubmitOptions.__annotations__)}, got {name!r}{hint}")
-    eta: datetime | None = said.get("eta")
-    if eta is not None and not isinstance(eta, datetime):
-        raise ValueError(f"expected eta to be a datetime, got {eta!r}")
     values = {
         "queue": said.get("queue"),
         "priority": said.get("priority"),
         "delay_seconds": _finite(said.get("delay"), "delay"),
-        "eta": None if eta is None else eta.astimezone(),
+        "eta": _eta(said.get("eta")),
         "max_attempts": said.get("max_attempts"),
         "backoff": _backoff(said.get("backoff")),
         "timeout_seconds": _finite(said.get("timeout"), "timeout"),
@@ -103,10 +100,19 @@ def seconds(value: Any, name: str = "a time") -> float | None:
         return None
     if isinstance(value, timedelta):
         return value.total_seconds()
-    # numpy's numbers as well; its timedelta64 passes for one, in a unit of its own.
-    if isinstance(value, numbers.Real) and type(value).__name__ != "timedelta64":
+    # numpy's numbers as well; its timedelta64 passes for one, in a unit of its own, as True does for a second.
+    if isinstance(value, numbers.Real) and type(value).__name__ != "timedelta64" and not isinstance(value, bool):
         return float(value)
     raise TypeError(f"expected {name} in seconds or as a timedelta, got {value!r}")
+
+
+def _eta(value: Any) -> datetime | None:
+    if value is None:
+        return None
+    # NaT passes for a datetime that equals nothing; a Timestamp does too, with an astimezone() of its own.
+    if not isinstance(value, datetime) or value != value:  # noqa: PLR0124
+        raise ValueError(f"expected eta to be a datetime, got {value!r}")
+    return datetime.combine(value.date(), value.timetz()).astimezone()
 
 
 def _finite(value: Any, name: str) -> float | None:
@@ -123,5 +129,7 @@ def _backoff(value: Any) -> Backoff | None:
         if len(value) != 2:
             raise ValueError(f"expected backoff to be a time or a pair of times (first, cap), got {value!r}")
         first, cap = (_finite(part, "backoff") for part in value)
-        return Backoff(initial_seconds=first or 0.0, cap_seconds=cap or 0.0)
+        if first is None or cap is None:
+            raise ValueError(f"expected backoff to be a time or a pair of times (first, cap), got {value!r}")
+        return Backoff(initial_seconds=first, cap_seconds=cap)
     return Backoff(initial_seconds=_finite(value, "backoff") or 0.0)

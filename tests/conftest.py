@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import hypothesis
 import pytest
 import redis
 from kafka import KafkaProducer
@@ -25,6 +26,10 @@ import nexusq_sdk
 from nexusq_server.settings import Settings, load_settings
 from nexusq_server.store import Store
 from nexusq_server.topics import connect_producer, ensure_topics
+
+# How long an example takes says how busy the machine is, nothing else.
+hypothesis.settings.register_profile("nexusq", deadline=None)
+hypothesis.settings.load_profile("nexusq")
 
 ROOT = Path(__file__).parent.parent
 HANDLERS = "tests.handlers"
@@ -105,10 +110,11 @@ class WorkerProcess:
         self.log = log
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "nexusq_server", "worker", "--queues", queue, "--tasks", HANDLERS],
+                [sys.executable, "-m", "nexusq_server", "worker", "--queues", queue],
                 cwd=ROOT,
                 env=os.environ
-                | {"NEXUSQ_REDIS": cluster.redis_url, "NEXUSQ_KAFKA": cluster.kafka, "PYTHONPATH": str(ROOT)}
+                | {"NEXUSQ_REDIS": cluster.redis_url, "NEXUSQ_KAFKA": cluster.kafka, "NEXUSQ_TASKS": HANDLERS}
+                | {"PYTHONPATH": str(ROOT)}
                 | environment,
                 stderr=output,
             )

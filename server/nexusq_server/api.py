@@ -233,7 +233,7 @@ class Api:
         return problems.on_refusal(request, self._redis_away(error))
 
     def _redis_away(self, error: Exception) -> RedisUnavailable:
-        where = self._settings.redis.rpartition("@")[2]  # never the password
+        where = self._settings.redis_shown
         return RedisUnavailable(f"Redis at {where} does not answer: {error or type(error).__name__}")
 
     async def _check(

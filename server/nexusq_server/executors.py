@@ -113,10 +113,8 @@ class ThreadExecutor(Executor):
         try:
             try:
                 if run.limit is not None:
-                    run.deadline = time.monotonic() + run.limit.total_seconds()
+                    self._deadlines.watch(seat, run, run.limit)
                 seat.run = run
-                if run.limit is not None:
-                    self._deadlines.watch(run.deadline)
                 if run.cancelled:  # after the seat was taken: a cancel either finds it there or was seen here
                     ended = cancelled(started)
                 else:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 #: Kafka's brokers take no shorter session by default (group.min.session.timeout.ms).
 SHORTEST_SESSION_MS = 6000
 MAX_POLL_RECORDS = 1000
+#: How long polling waits for Kafka to say what is committed before it tries again.
+COMMITTED_MS = 2000
 _NO_OPTIONS = Options()
 
 
@@ -60,6 +62,7 @@ class Intake:
         self._store = store
         self._refused: list[tuple[ConsumerRecord, Place[TopicPartition], str]] = []  # waiting to become dead letters
         self._committed: dict[TopicPartition, int] = {}
+        self._adrift: set[TopicPartition] = set()  # to be read again from the commit, once Kafka says where that is
         self._topics: dict[str, tuple[str, Priority]] = {}  # topic → queue, priority
         self._paused: set[str] = set()
         self._consumers: dict[str, KafkaConsumer] = {}
@@ -86,12 +89,13 @@ class Intake:
         for consumer in self._consumers.values():
             losses = self._offsets.losses
             try:
+                self._go_back(consumer)
                 polled = consumer.poll(timeout_ms=wait_ms)
             except KafkaError as error:
                 log.warning("Kafka could not be polled, it is tried again: %s: %s", type(error).__name__, error)
                 continue
             for partition, records in polled.items():
-                self._take(consumer, partition, records, received, losses)
+                self._take(partition, records, received, losses)
             _finish_join(consumer)
         self._bury()
         return received
@@ -130,8 +134,7 @@ class Intake:
         for consumer in self._consumers.values():
             assigned = consumer.assignment()
             self._offsets.lost(assigned)
-            for partition in assigned:
-                _back_to_commit(consumer, partition)
+            self._adrift |= assigned
 
     def close(self) -> None:
         """Leave the groups, so that the partitions go to other workers at once."""
@@ -147,9 +150,14 @@ class Intake:
             for partition in offsets:
                 self._committed.pop(partition, None)
 
+    def _go_back(self, consumer: KafkaConsumer) -> None:
+        """Go on from the last commit where that is due. Raises `KafkaError` while Kafka is away: nothing is read."""
+        for partition in self._adrift & consumer.assignment():
+            _back_to_commit(consumer, partition)
+            self._adrift.discard(partition)
+
     def _take(
         self,
-        consumer: KafkaConsumer,
         partition: TopicPartition,
         records: list[ConsumerRecord],
         received: list[Received],
@@ -158,8 +166,7 @@ class Intake:
         places = self._offsets.received(partition, [record.offset for record in records], losses)
         if places is None:
             # A rebalance came between: whose these records are is not known. If they are ours, they come again.
-            if partition in consumer.assignment():
-                _back_to_commit(consumer, partition)
+            self._adrift.add(partition)
             return
         queue, priority = self._topics[partition.topic]
         for raw, place in zip(records, places, strict=True):
@@ -219,7 +226,7 @@ def _finish_join(consumer: KafkaConsumer) -> None:
 
 
 def _back_to_commit(consumer: KafkaConsumer, partition: TopicPartition) -> None:
-    committed = consumer.committed(partition, timeout_ms=10_000)
+    committed = consumer.committed(partition, timeout_ms=COMMITTED_MS)
     if committed is None:
         consumer.seek_to_beginning(partition)
     else:

@@ -57,6 +57,8 @@ class Keeper:
         next_renewal = 0.0
         while True:
             more = self._read(min(LOOK_SECONDS, pause))
+            if more is None and os.getppid() != self._parent:
+                more = True  # it has died, but a process that a handler forked holds the input open
             now = time.monotonic()
             if more is not None:
                 self._leave(died=more)

@@ -32,6 +32,8 @@ from nexusq_server.work import Ended, failed, now_us
 
 LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_fork = threading.local()
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -197,9 +199,19 @@ def _die_with_parent() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _hold_signals() -> None:
+    # What comes to a forked process before it has its usual signals again waits until it has.
+    _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _let_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
+
+
 def _usual_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_signals()
 
 
 def main() -> None:
@@ -207,9 +219,9 @@ def main() -> None:
     _die_with_parent()
     # The parent decides when this ends: a signal to a whole service is not for its children. Not SIG_IGN: programs that
     # handlers start would inherit it. And what they fork must end by SIGTERM, or multiprocessing waits for ever.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, lambda *_: None)
-    os.register_at_fork(after_in_child=_usual_signals)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_usual_signals)
     # The pipes under numbers of their own: what a handler prints goes to stderr, what it reads is empty.
     inbound, outbound = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)

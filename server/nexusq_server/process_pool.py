@@ -158,10 +158,8 @@ class ProcessExecutor(Executor):
     def _attempt(self, seat: _ChildSeat, child: Child, run: Run) -> Ended:
         started = now_us()
         if run.limit is not None:
-            run.deadline = time.monotonic() + run.limit.total_seconds()
+            self._deadlines.watch(seat, run, run.limit)
         seat.run = run
-        if run.limit is not None:
-            self._deadlines.watch(run.deadline)
         reply: Reply | None = None
         death = ""
         try:

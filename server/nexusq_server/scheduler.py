@@ -73,7 +73,7 @@ class Scheduler(threading.Thread):
         due = self._store.take_due(TAKE)
         if due:
             self._produce(due)
-            self._store.promote([task.task_id for task in due])
+            self._store.promote(due)
         return len(due)
 
     def _reap(self) -> None:

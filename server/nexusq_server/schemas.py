@@ -144,6 +144,9 @@ def _fault(error: Any, known: TaskType, row: int | None) -> FieldError:
             got = msgspec.json.encode(error.instance).decode()
             message = f"expected {where} to be {_article(wanted)}, got {got[:100]}"
             return FieldError(message=message, field=path, row=row)
+        case "pattern" if described := known.payload_schema.get("properties", {}).get(path, {}).get("description"):
+            got = msgspec.json.encode(error.instance).decode()
+            return FieldError(message=f"expected {where} to be {described}, got {got[:100]}", field=path, row=row)
         case _:
             message = f"expected {where} to fit the type's schema: {error.message}"
             return FieldError(message=message, field=path, row=row)

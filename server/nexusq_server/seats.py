@@ -9,28 +9,37 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 from nexusq_sdk.tasks import TimeLimitExceeded
 from nexusq_server.runs import Run
 
 #: The timer looks again at the latest after so long; a wait can't be longer than a platform's own limit.
 LONGEST_WAIT = 3600.0
+#: ... and so soon where a deadline has passed before its run sits down.
+MOMENT = 0.005
 
 
 class Seat:
-    """One place's window for blows: open from `run` being set until `leave`."""
+    """One place's window for blows: open from `run` being set until `leave`.
 
-    __slots__ = ("_blow", "_lock", "run")
+    In a thread's window any line may raise, so a lock that is written in Python must not be taken in it: a blow may
+    fall after it is taken and before its ``with`` knows of it. A bare Lock's ``with`` is safe.
+    """
+
+    __slots__ = ("_blow", "_lock", "due", "run")
 
     def __init__(self, blow: Callable[[type[BaseException]], None]) -> None:
         self._blow = blow
         self._lock = threading.Lock()
         self.run: Run | None = None
+        self.due = float("inf")  # the deadline of what sits here, or is about to
 
     def leave(self) -> None:
         """Close the window: once this returns, no blow comes any more."""
         with self._lock:
             self.run = None
+            self.due = float("inf")
 
     def strike(self, run: Run, reason: type[BaseException]) -> bool:
         """Strike `run` if it sits here and has not been struck yet."""
@@ -52,9 +61,10 @@ class Deadlines:
         self._thread: threading.Thread | None = None
         self._stopping = False
 
-    def watch(self, deadline: float) -> None:
-        """Tell of a run that sits down with a deadline; after its seat says so."""
-        if self._thread is None or deadline < self._next:
+    def watch(self, seat: Seat, run: Run, limit: timedelta) -> None:
+        """Tell of a run that is about to sit down with a time limit, from now on. Not while its window is open."""
+        run.deadline = seat.due = time.monotonic() + limit.total_seconds()
+        if self._thread is None or run.deadline < self._next:
             with self._changed:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._serve, name="deadlines", daemon=True)
@@ -81,12 +91,12 @@ class Deadlines:
                 nearest = float("inf")
                 now = time.monotonic()
                 for seat in self._seats:
-                    run = seat.run
-                    if run is None or run.interrupt is not None:
-                        continue
-                    if run.deadline <= now:
+                    due, run = seat.due, seat.run
+                    if due > now:
+                        nearest = min(nearest, due)
+                    elif run is None:
+                        nearest = min(nearest, now + MOMENT)  # about to sit down, or just leaving
+                    elif run.deadline <= now:
                         seat.strike(run, TimeLimitExceeded)
-                    else:
-                        nearest = min(nearest, run.deadline)
                 self._next = nearest
                 self._changed.wait(min(nearest - time.monotonic(), LONGEST_WAIT))

@@ -148,6 +148,11 @@ class Settings(BaseSettings):
                 raise ValueError("expected names of hosts alone, such as api.example.com: no port, no https://")
         return tuple(host.lower() for host in value)
 
+    @property
+    def redis_shown(self) -> str:
+        """Redis's address for messages and logs: never the password."""
+        return self.redis.rpartition("@")[2]
+
     @field_validator("smtp_from")
     @classmethod
     def _sender(cls, value: str) -> str:

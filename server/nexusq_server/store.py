@@ -237,9 +237,9 @@ class Store:
         rows = cast(list[list[bytes | None]], self._scripts["take_due"](keys=[redis_layout.DUE], args=args))
         return [_due_task(row) for row in rows]
 
-    def promote(self, task_ids: Sequence[str]) -> int:
-        """Mark tasks as QUEUED that Kafka has now; give how many were SCHEDULED."""
-        args = [self._ttl, self._gone, _pack(list(task_ids))]
+    def promote(self, tasks: Sequence[DueTask]) -> int:
+        """Mark tasks as QUEUED whose records Kafka has now; give how many were SCHEDULED."""
+        args = [self._ttl, self._gone, _pack([(task.task_id, task.record) for task in tasks])]
         return cast(int, self._scripts["promote"](keys=[redis_layout.DUE], args=args))
 
     def cancel(self, task_ids: Sequence[str]) -> list[str]:

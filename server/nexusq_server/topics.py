@@ -12,11 +12,12 @@ from typing import Any
 
 import msgspec
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import KafkaTimeoutError, TopicAlreadyExistsError
 
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import Options, Record
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TASK_TYPE, Priority
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE, MAX_CHUNK_TASKS, TASK_TYPE, Priority
+from nexusq_server.limits import MAX_ATTEMPT, fault_in
 from nexusq_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,8 @@ DEAD_LETTERS = "task-queue.dead"
 START_TIMEOUT = timedelta(seconds=30)
 
 
-#: Beyond any that comes about by retries; it must stay exact in Lua's numbers.
-MAX_ATTEMPT = 1_000_000
+#: The most rows of a batch.
+MAX_BATCH = 1_000_000_000 + MAX_CHUNK_TASKS
 
 
 class RecordError(ValueError):
@@ -106,7 +107,30 @@ def decode_record(value: bytes | None) -> Record:
         raise RecordError(f"expected taskType to be a name such as 'EMAIL_SEND', got {record.task_type!r}")
     if not 1 <= record.attempt <= MAX_ATTEMPT:
         raise RecordError(f"expected attempt to be from 1 to {MAX_ATTEMPT}, got {record.attempt}")
+    fault = fault_in(record.options) if record.options is not None else None
+    if fault is not None:
+        raise RecordError(f"options: {fault.message}")
+    if record.batch_size is not None:
+        split = ids.split_task_id(record.task_id)
+        if split is None or not split[1] < record.batch_size <= MAX_BATCH:
+            raise RecordError(
+                f"expected batchSize to stand on a task of a batch and to be above its row, up to {MAX_BATCH}, "
+                f"got {record.batch_size} on {record.task_id}"
+            )
     return record
+
+
+class Producer(KafkaProducer):  # type: ignore[misc]
+    """A producer whose `close` gives up what is not acknowledged in time, and always ends its thread."""
+
+    def close(self, timeout: float | None = None, null_logger: bool = False) -> None:
+        """Close it; never raises because Kafka is away."""
+        try:
+            super().close(timeout, null_logger)
+        except KafkaTimeoutError:
+            # kafka-python (3.0.12) leaves here before it has ended anything.
+            self._sender.force_close()
+            self._closed = True
 
 
 def connect_producer(settings: Settings) -> KafkaProducer:
@@ -115,7 +139,7 @@ def connect_producer(settings: Settings) -> KafkaProducer:
     Batches are large because many tasks are produced at once and the answer waits for all of them anyway.
     """
     timeout = int(settings.submit_timeout.total_seconds() * 1000)
-    return KafkaProducer(
+    return Producer(
         bootstrap_servers=list(settings.kafka),
         acks="all",
         batch_size=256 * 1024,
@@ -136,6 +160,8 @@ def ensure_topics(settings: Settings, queues: Iterable[str]) -> None:
     admin = KafkaAdminClient(
         bootstrap_servers=list(settings.kafka),
         bootstrap_timeout_ms=int(START_TIMEOUT.total_seconds() * 1000),
+        # Processes start while Kafka does: pauses that grow to many seconds would be what they wait for.
+        reconnect_backoff_max_ms=250,
     )
     try:
         present = set(admin.list_topics())

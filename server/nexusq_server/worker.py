@@ -131,7 +131,7 @@ class Worker:
             except redis.RedisError as error:
                 if time.monotonic() > deadline:
                     raise
-                log.info("waiting for Redis at %s: %s", self._settings.redis, error)
+                log.info("waiting for Redis at %s: %s", self._settings.redis_shown, error)
                 self.stopping.wait(RETRY_SECONDS)
         self.lease.tend()
         for thread in (self.settler, self.durability, self.scheduler, self.health):
@@ -361,7 +361,8 @@ def run(settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("kafka").setLevel(logging.WARNING)
+    for name in ("kafka", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         handlers = load_handlers(settings.tasks, builtin_handlers(settings))
     except HandlerError as error:
@@ -377,7 +378,7 @@ def run(settings: Settings) -> int:
         log.error(
             "expected Kafka at %s and Redis at %s to answer: %s: %s",
             ",".join(settings.kafka),
-            settings.redis,
+            settings.redis_shown,
             type(error).__name__,
             error,
         )

@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace, seed: int, folder: Path, console: Console
         )
         if still:
             console.print(f"After {REST_SECONDS:g} s not at rest: {len(still)}, such as {still[:3]}")
-        facts.ended_alone = chaos.ended_alone + cluster.ended_alone()
+        cluster.look()
+        facts.ended_alone = cluster.ended_alone
         facts.sent, facts.batches, facts.refusals = submitter.sent, submitter.batches, submitter.refusals
         collector.collect(facts)
         facts.faults, facts.memory = chaos.done, list(cluster.memory)

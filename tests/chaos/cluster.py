@@ -106,14 +106,22 @@ class ChaosCluster:
         self.ledger = folder / "ledger.jsonl"
         self.parts: dict[str, Part] = {}
         self.memory: list[Memory] = []
+        self.ended_alone: list[str] = []
         self._worker = worker
         self._ended = threading.Event()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> ChaosCluster:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
         java, jars, server = kafka.find_java(), kafka.find_jars(), redis.find_redis()
         self._children = self._stack.enter_context(Children(self.folder / "logs", remove=None, hold=None))
-        self._stack.callback(self._ended.set)
         redis_port, kafka_port, controller_port, *api_ports = free_ports(5)
         self.redis_url = f"redis://127.0.0.1:{redis_port}/0"
         self.kafka = f"127.0.0.1:{kafka_port}"
@@ -140,7 +148,6 @@ class ChaosCluster:
         self._watcher = threading.Thread(target=self._watch_memory, name="memory", daemon=True)
         self._watcher.start()
         self.wait_ready()
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
@@ -148,8 +155,6 @@ class ChaosCluster:
             part.signal(signal.SIGCONT)
             part.signal(signal.SIGKILL)
         self._stack.close()
-        self.disk.join()
-        self._watcher.join()
 
     def start(self, name: str) -> None:
         """Start a part that was killed or told to end. Two cannot listen on one port: only workers need not wait."""
@@ -158,14 +163,12 @@ class ChaosCluster:
             part.child.stop(30)
         part.start()
 
-    def ended_alone(self) -> list[str]:
-        """Name the parts that do not run although nobody told them to end, with the end of their logs; start them."""
-        found = []
+    def look(self) -> None:
+        """Note the parts that do not run although nobody told them to end, with the end of their logs; start them."""
         for part in self.parts.values():
             if part.ended() and not part.told_to_end and part.child is not None:
-                found.append(f"{part.label}: {part.child.failure()}")
+                self.ended_alone.append(f"{part.label}: {part.child.failure()}")
                 part.start()
-        return found
 
     def calm(self) -> None:
         """Wake whoever is frozen, start whoever is down, and wait until all of it works again."""
@@ -181,13 +184,14 @@ class ChaosCluster:
         deadline = time.monotonic() + READY_SECONDS
         said = "nothing yet"
         while time.monotonic() < deadline:
+            self.look()
             try:
                 for url in self.urls.values():
                     said = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).raise_for_status().text
                 workers = httpx.get(f"{url}/workers", timeout=5, trust_env=False).raise_for_status().json()["workers"]
                 present = {entry["worker"].rsplit("-", 2)[1] for entry in workers}
                 wanted = {str(part.child.process.pid) for part in self._workers() if part.child is not None}
-                if wanted <= present:
+                if len(wanted) == len(WORKER_NAMES) and wanted <= present:
                     return
                 said = f"of the workers {wanted} only {present} have registered"
             except httpx.HTTPError as error:
@@ -216,8 +220,8 @@ class Disk(threading.Thread):
     """Knows how much of Redis's append-only file is surely on its disk, so that a crash of the machine can be played.
 
     Killing Redis alone loses nothing that it has written: the system still holds it. A machine that loses power loses
-    all that no fsync has covered. The file's size is read first, then `WAITAOF` says that a later write is on disk:
-    what the file had until then has survived, and nothing more is promised to anybody.
+    all that no fsync has covered. `WAITAOF` returns with each fsync, once a second; the file's size right after that is
+    no less than what anybody was told to be on disk, and what comes later may be lost.
     """
 
     def __init__(self, folder: Path, url: str, ended: threading.Event) -> None:
@@ -229,19 +233,21 @@ class Disk(threading.Thread):
 
     def run(self) -> None:
         """Look until the cluster ends."""
-        while not self._ended.wait(0.1):
+        while not self._ended.is_set():
             try:
-                file = max(self._folder.glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
-                size, at = file.stat().st_size, time.time()
-                self._client.set("chaos:disk", "", ex=60)
-                if self._client.waitaof(1, 0, 3000)[0] >= 1:
-                    self._proven = file, size, at
+                # One round trip: no fsync that others were told of may fall in between.
+                pipeline = self._client.pipeline(transaction=False)
+                pipeline.set("chaos:disk", "", ex=60)
+                pipeline.waitaof(1, 0, 3000)
+                if pipeline.execute()[1][0] >= 1:
+                    file = max(self._folder.glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
+                    self._proven = file, file.stat().st_size, time.time()
             except (OSError, ValueError, redis_client.RedisError):
-                continue  # it is down, or has just been cut off
+                self._ended.wait(0.1)  # it is down, or has just been cut off
 
     def lose(self) -> float | None:
         """Cut off what may not have been on disk, while Redis is down. Give since when writes are lost."""
-        proven = self._proven
+        proven, self._proven = self._proven, None
         if proven is None or not proven[0].exists():
             return None
         file, size, at = proven

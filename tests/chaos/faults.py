@@ -86,7 +86,6 @@ class Faults:
 
     def __init__(self, cluster: ChaosCluster) -> None:
         self.done: list[Fault] = []
-        self.ended_alone: list[str] = []
         self._cluster = cluster
 
     def carry_out(self, steps: list[Step], seconds: float) -> None:
@@ -104,7 +103,7 @@ class Faults:
     def _wait(self, until: float) -> None:
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, 0.5))
-            self.ended_alone += self._cluster.ended_alone()
+            self._cluster.look()
 
     def _do(self, step: Step) -> Fault:
         part = self._cluster.parts[step.part]
@@ -118,10 +117,14 @@ class Faults:
         elif step.kind == CUT_REDIS:
             with redis.Redis.from_url(self._cluster.redis_url) as client:
                 client.client_kill_filter(_type="normal", skipme=True)
+        elif step.kind == CRASH_REDIS:
+            # First it falls silent: what it has told anybody of its disk has then arrived at the watcher too.
+            part.signal(signal.SIGSTOP)
+            time.sleep(0.1)
+            part.kill()
+            fault = replace(fault, since=self._cluster.disk.lose())
         else:
             part.kill()
-            if step.kind == CRASH_REDIS:
-                fault = replace(fault, since=self._cluster.disk.lose())
         return fault
 
     def _make_up(self, step: Step) -> None:

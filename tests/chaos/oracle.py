@@ -23,8 +23,8 @@ SLACK_SECONDS = 0.1
 def judge(facts: Facts) -> list[Breach]:
     """Give every breach of every promise."""
     runs: dict[str, list[Run]] = {}
-    for run in facts.runs:
-        runs.setdefault(run.task, []).append(run)
+    for run in sorted(facts.runs, key=lambda run: run.start):
+        runs.setdefault(run.task, []).append(run)  # in the order in which they started
     risk = at_risk(facts)
     breaches = list(_nothing_is_left_over(facts))
     for task in facts.sent.values():
@@ -156,8 +156,8 @@ def _its_dead_letter_is_right(task: Sent, facts: Facts) -> Found:
 
 
 def _it_ran_again_only_where_a_fault_explains_it(task: Sent, runs: list[Run], risk: set[str]) -> Found:
-    """Each run that is one too many is explained by a run of the same task that a fault put at risk."""
-    extra, explained = extra_runs(runs), sum(run.run in risk for run in runs)
+    """Each run that is one too many is explained by an earlier run of the same task that a fault put at risk."""
+    extra, explained = extra_runs(runs), sum(run.run in risk for run in runs[:-1])
     if extra > explained:
         yield "ran again", f": {extra} runs are too many, and faults explain {explained}"
 

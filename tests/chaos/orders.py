@@ -19,7 +19,7 @@ RETRIED, FAILING, DELAYED, CANCELLED, POSTPONED = (
 )
 BATCH, BATCH_RETRIED, BATCH_CANCELLED = "in a batch", "retried in a batch", "in a cancelled batch"
 SHARES = {
-    QUICK: 28,
+    QUICK: 31,
     SLOW: 2,
     PROCESS: 8,
     ASYNC: 10,
@@ -28,12 +28,12 @@ SHARES = {
     DELAYED: 8,
     CANCELLED: 6,
     POSTPONED: 3,
-    BATCH: 5,
-    BATCH_RETRIED: 2,
-    BATCH_CANCELLED: 2,
+    BATCH: 3,
+    BATCH_RETRIED: 1.5,
+    BATCH_CANCELLED: 1.5,
 }
 #: Tasks of one chunk of a batch, and chunks of a batch.
-CHUNK, CHUNKS = 15, (2, 4)
+CHUNK, CHUNKS = 10, (2, 5)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Submits orders to either API, again with the same ids until a 202 comes, and writes down which ids got one.
 
-Threads take orders in turn and share the books; a cancel is sent at its time by one more thread.
+Threads take orders in turn and share the books; cancels are sent at their time by other threads.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from tests.chaos.orders import CHUNK, Order
 AWAY = frozenset({502, 503, 504})
 AGAIN_SECONDS = 0.2
 THREADS = 6
+#: A cancel is answered when it is on Redis's disk, which takes up to a second.
+CANCELLERS = 4
 #: How long what has not been accepted yet is tried for after the end.
 LAST_SECONDS = 60.0
 
@@ -47,18 +49,18 @@ class Submitter:
         self._ended = threading.Event()
         self._gave_up = threading.Event()
         self._threads = [threading.Thread(target=self._submit_all, daemon=True) for _ in range(THREADS)]
-        self._canceller = threading.Thread(target=self._cancel_all, daemon=True)
+        self._cancellers = [threading.Thread(target=self._cancel_all, daemon=True) for _ in range(CANCELLERS)]
 
     def start(self) -> None:
         """Begin to submit."""
-        for thread in (*self._threads, self._canceller):
+        for thread in (*self._threads, *self._cancellers):
             thread.start()
 
     def finish(self) -> None:
         """Take no further order; see those through that were taken."""
         self._ended.set()
         deadline = time.monotonic() + LAST_SECONDS
-        for thread in (*self._threads, self._canceller):
+        for thread in (*self._threads, *self._cancellers):
             thread.join(max(0.0, deadline - time.monotonic()))
         self._gave_up.set()
         self._file.close()

@@ -54,11 +54,12 @@ def shown(cell: Any) -> str:
 
 def test_the_notebook_lines_run_as_pasted_and_end_with_an_outcome_for_each_mail(tmp_path: Path) -> None:
     # given the README's lines in a cell
-    pasted = block("python", "submit_batch")
+    pasted = block("python", "nexusq_sdk.local()")
 
-    # when they run, and a cell looks at what they made
+    # when they run, a cell looks at what they made, and the lines on retries and priorities follow
     look = "print(batch.counts()['COMPLETED'], cluster.mails(), type(people.join(batch.frame())).__name__)"
-    executed = run_cells([pasted, look, "cluster.close()"], tmp_path)
+    further = block("python", "priority=")
+    executed = run_cells([pasted, look, further, "client.unschedule('nightly')\ncluster.close()"], tmp_path)
 
     # then each mail was sent, and the cell's last line shows the frame
     assert "100 100 DataFrame\n" == shown(executed.cells[1])
@@ -67,8 +68,23 @@ def test_the_notebook_lines_run_as_pasted_and_end_with_an_outcome_for_each_mail(
 
 
 def test_the_notebook_lines_are_ten() -> None:
-    lines = block("python", "submit_batch").splitlines()
+    lines = block("python", "nexusq_sdk.local()").splitlines()
     assert 10 == len([line for line in lines if line.strip()])
+
+
+def test_the_handler_that_is_tried_again_succeeds_at_its_second_attempt(
+    cluster: Addresses, queue: str, tmp_path: Path, start_worker: Any, client: Any
+) -> None:
+    # given the README's module on a worker
+    (tmp_path / "my_downloads.py").write_text(block("python", "DOWNLOAD"))
+    start_worker(queue, NEXUSQ_TASKS="my_downloads", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
+
+    # when a task of its type is submitted
+    task = client.submit("DOWNLOAD", {"url": "https://example.com"}, queue=queue)
+
+    # then it has had two attempts
+    assert "https://example.com" == task.result(timeout=30)
+    assert 2 == task.info().attempt
 
 
 def test_the_handler_runs_on_the_worker_and_by_the_submit_line_that_follow_it(

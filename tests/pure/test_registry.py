@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,41 @@ def test_parameters_that_json_can_not_give_are_refused_at_the_start() -> None:
         handler(show)
 
 
-def test_an_async_handler_is_refused_at_the_start() -> None:
-    async def fetch(url: str) -> None: ...
+def test_an_async_handler_runs_on_the_loop_or_in_one_of_its_own() -> None:
+    async def double(x: int) -> int:
+        return 2 * x
 
-    with pytest.raises(HandlerError, match="expected a plain function for 'T', got an async one"):
-        handler(fetch)
+    one = handler(double)
+
+    assert "async" == one.executor
+    assert (b"4", b"6") == (asyncio.run(one.run_async(b'{"x":2}')), one.run(b'{"x":3}'))
+    with pytest.raises(InvalidPayload, match="missing required field"):
+        asyncio.run(one.run_async(b"{}"))
+
+
+def test_a_handler_carries_what_was_declared(modules: Callable[[str, str], str]) -> None:
+    # given a module whose handler says where, how long and how often it runs
+    name = modules(
+        "mine_b",
+        "from nexusq_sdk.tasks import task\n"
+        "@task('A', executor='process', timeout=1.5, max_attempts=3, backoff=(1, 9), retry_on=OSError)\n"
+        "def a(): ...\n"
+        "@task('B')\n"
+        "def b(): ...\n",
+    )
+
+    # when it is loaded
+    loaded = load_handlers([name], [])
+
+    # then the handler says so too, and another one nothing
+    second = timedelta(seconds=1)
+    assert ("process", 1.5 * second) == (loaded["A"].executor, loaded["A"].timeout)
+    assert (3, (second, 9 * second), (OSError,)) == (
+        loaded["A"].policy.max_attempts,
+        loaded["A"].policy.backoff,
+        loaded["A"].policy.retry_on,
+    )
+    assert ("thread", None, None) == (loaded["B"].executor, loaded["B"].timeout, loaded["B"].policy.max_attempts)
 
 
 @pytest.fixture
@@ -177,3 +208,55 @@ def test_a_task_type_must_be_a_name(name: Any) -> None:
     with pytest.raises(ValueError, match="expected the task type to be a name"):
         tasks.task(name)
     assert name is None or TASK_TYPE.fullmatch(name) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"executor": "fiber"}, "expected executor to be 'thread' or 'process', got 'fiber'"),
+        ({"timeout": 0}, "expected timeout to be a time above zero, got 0"),
+        ({"timeout": -1.0}, "expected timeout to be a time above zero, got -1.0"),
+        ({"timeout": float("nan")}, "expected timeout to be a time above zero, got nan"),
+        ({"timeout": float("inf")}, "expected timeout to be a time above zero, got inf"),
+        ({"timeout": "10s"}, "expected timeout to be seconds or a timedelta, got '10s'"),
+        ({"timeout": True}, "expected timeout to be seconds or a timedelta, got True"),
+        ({"max_attempts": 0}, "expected max_attempts to be a whole number from 1, got 0"),
+        ({"max_attempts": 2.0}, "expected max_attempts to be a whole number from 1, got 2.0"),
+        ({"max_attempts": True}, "expected max_attempts to be a whole number from 1, got True"),
+        ({"backoff": (1, 2, 3)}, r"expected backoff to be a time or a pair \(initial, cap\), got \(1, 2, 3\)"),
+        ({"backoff": (5, 1)}, "expected backoff's cap to be no shorter than its initial"),
+        ({"backoff": "1s"}, "expected backoff to be seconds or a timedelta, got '1s'"),
+        ({"retry_on": "OSError"}, "expected retry_on to be exception classes, got 'O'"),
+        ({"retry_on": int}, "expected retry_on to be exception classes, got <class 'int'>"),
+        ({"no_retry_on": [OSError, 3]}, "expected no_retry_on to be exception classes, got 3"),
+    ],
+)
+def test_an_option_that_can_not_be_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=says):
+        tasks.task("T", **options)
+
+
+def test_an_async_function_has_no_other_executor() -> None:
+    async def fetch() -> None: ...
+
+    with pytest.raises(ValueError, match="expected executor to be left out for T, an async function"):
+        tasks.task("T", executor="process")(fetch)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(2, (2, 300)), (timedelta(minutes=10), (600, 600)), ((1, 2.5), (1, 2.5)), ([0, timedelta(seconds=1)], (0, 1))],
+)
+def test_a_backoff_is_a_time_or_a_pair(given: Any, kept: tuple[float, float]) -> None:
+    @tasks.task("T", backoff=given)
+    def handle() -> None: ...
+
+    declared = getattr(handle, tasks.HANDLER_ATTRIBUTE)
+
+    assert kept == tuple(time.total_seconds() for time in declared.backoff)
+
+
+def test_a_retrys_delay_must_be_a_time() -> None:
+    assert timedelta(0) == tasks.Retry("now", delay=0).delay
+    with pytest.raises(ValueError, match="expected delay to be a time at least zero, got -1"):
+        tasks.Retry("before", delay=-1)

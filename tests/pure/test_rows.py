@@ -6,7 +6,6 @@ import dataclasses
 import enum
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -298,14 +297,3 @@ def test_a_frame_that_is_too_large_to_keep_is_encoded_again_to_the_same(monkeypa
     monkeypatch.setattr(rows_, "KEPT_BYTES", 50)
 
     assert whole == list(encode_rows(frame))
-
-
-def test_a_hundred_thousand_rows_are_encoded_in_well_under_two_seconds() -> None:
-    size = 100_000
-    frame = pd.DataFrame({"a": range(size), "b": np.random.default_rng(0).random(size), "c": "some text"})
-
-    began = time.perf_counter()
-    encoded = list(encode_rows(frame))
-
-    assert time.perf_counter() - began < 2
-    assert size == len(encoded)

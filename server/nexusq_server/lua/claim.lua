@@ -32,7 +32,8 @@ for i, task in ipairs(cmsgpack.unpack(ARGV[7])) do
   local batch = batch_of(id)
   local state = redis.call('HMGET', key, 'status', 'worker', 'attempt', 'deliveries', 'record', 'spent', 'dueUs', 'cancel')
   local status, attempt, answer = state[1], tonumber(state[3] or 0), nil
-  local due = tonumber(state[7] or task[9])
+  -- The state's word goes: of a task that was promoted, or taken back before its time, the record still names that time.
+  local due = tonumber(status and (state[7] or '') or task[9])
   if not status then
     answer = record
     redis.call('HSET', key, 'taskType', task[2], 'payload', task[3], 'submittedUs', task[6])

@@ -1,0 +1,98 @@
+"""What the tests of the three executors share: claimed tasks, and a place where their ends arrive."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import executor_handlers
+from kafka import TopicPartition
+
+from nexusq_sdk.tasks import HANDLER_ATTRIBUTE
+from nexusq_server.offsets import Place
+from nexusq_server.registry import Handler
+from nexusq_server.runs import Executor
+from nexusq_server.slots import Slots
+from nexusq_server.store import NewTask
+from nexusq_server.work import Claimed, Ended, Received
+
+MAX_RESULT = 8 * 1024
+_numbers = itertools.count()
+
+
+def handler(function: Callable[..., Any]) -> Handler:
+    declared = getattr(function, HANDLER_ATTRIBUTE)
+    return Handler(declared.task_type, function, declared)
+
+
+def claimed(function: Callable[..., Any], **payload: Any) -> Claimed:
+    number = next(_numbers)
+    task = NewTask(
+        f"01a20e45-5716-74df-a356-{number:012x}",
+        handler(function).task_type,
+        json.dumps(payload).encode(),
+        "default",
+        None,
+        0,
+    )
+    place = Place(TopicPartition("task-queue", 0), number, 0)
+    return Claimed(Received(1, task, place, len(task.payload)), 1)
+
+
+def id_of(task: Claimed) -> str:
+    return task.received.task.task_id
+
+
+class Ends:
+    """Where `on_end` tells how attempts ended. `slots` as it was at that moment is kept too."""
+
+    def __init__(self) -> None:
+        self.slots = Slots(8)
+        self.ended: dict[str, Ended] = {}
+        self.order: list[str] = []
+        self.ran_at_end: dict[str, list[str]] = {}
+        self._changed = threading.Condition()
+
+    def __call__(self, task: Claimed, ended: Ended) -> None:
+        with self._changed:
+            assert id_of(task) not in self.ended, "told twice"
+            self.ran_at_end[id_of(task)] = self.slots.running()
+            self.ended[id_of(task)] = ended
+            self.order.append(id_of(task))
+            self._changed.notify_all()
+
+    def of(self, task: Claimed, seconds: float = 30) -> Ended:
+        """Wait for a task's end."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: id_of(task) in self.ended, seconds), "the task did not end"
+            return self.ended[id_of(task)]
+
+
+def value(ended: Ended) -> Any:
+    return json.loads(ended.value)
+
+
+def run(executor: Executor, ends: Ends, function: Callable[..., Any], limit: Any = None, **payload: Any) -> Ended:
+    """Run one task to its end."""
+    task = claimed(function, **payload)
+    executor.start(task, handler(function), limit)
+    return ends.of(task)
+
+
+def wait_idle(executor: Executor, seconds: float = 30) -> None:
+    """Wait until nothing is in hand: an end is told a moment before."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if executor.idle():
+            return
+        executor.wait_free(0.05)
+    raise AssertionError(f"expected the executor to be idle, got {executor.running()}")
+
+
+def event(name: str) -> threading.Event:
+    """Give a new event that handlers know by its name."""
+    return executor_handlers.events.setdefault(name, threading.Event())
