@@ -24,6 +24,7 @@ from nexusq_sdk.errors import (
     UnknownTask,
     WaitTimeout,
 )
+from nexusq_sdk.functions import open_column, open_result
 from nexusq_sdk.options import seconds
 from nexusq_sdk.protocol.wire import BatchView, Requeued, Submitted, TaskError, TaskPage, TaskView
 from nexusq_sdk.protocol.words import Status
@@ -41,6 +42,8 @@ LAST_DRAWING = 2.0
 
 class Reads(Protocol):
     """The three reads that a handle needs: `Connection` and `RedisView` have them."""
+
+    signing_key: bytes | None
 
     def task(self, task_id: str) -> TaskView:
         """Give all that is known of a task."""
@@ -166,7 +169,8 @@ class Task:
         """
         info = self.wait(timeout).info()
         _raise_unless_completed(self.id, info.status, info.error)
-        return msgspec.json.decode(info.result) if isinstance(info.result, msgspec.Raw) else None
+        value = msgspec.json.decode(info.result) if isinstance(info.result, msgspec.Raw) else None
+        return open_result(info.task_type, self.id, value, self._reads.signing_key)
 
     def cancel(self) -> bool:
         """Cancel it: at once where it waits; where it runs, its handler is asked to end.
@@ -315,6 +319,7 @@ class Batch:
         from nexusq_sdk import frames  # noqa: PLC0415 - pandas loads when a frame is wanted
 
         columns = frames.gather(self._reads.batch_tasks(self.id, payload=payload), payload)
+        columns = open_column(columns, self._reads.signing_key)
         fits = self._index is not None and len(self._index) == len(columns["taskId"])
         return frames.task_frame(columns, self._index if fits else None)
 
@@ -338,12 +343,12 @@ class Batch:
 
     def _results(self) -> Iterator[Any]:
         for page in self._reads.batch_tasks(self.id):
-            columns = (page.columns[name] for name in ("taskId", "status", "result", "error"))
-            for task_id, status, result, error in zip(*columns, strict=True):
+            columns = (page.columns[name] for name in ("taskId", "taskType", "status", "result", "error"))
+            for task_id, task_type, status, result, error in zip(*columns, strict=True):
                 if status is None:
                     raise ResultExpired(f"task {task_id} has ended and its state is not kept any more")
                 _raise_unless_completed(task_id, status, error and msgspec.convert(error, TaskError))
-                yield result
+                yield open_result(task_type, task_id, result, self._reads.signing_key)
 
     def __repr__(self) -> str:
         return f"<Batch {self.id}{f' {self._seen.task_type}: {progress_.describe(self._seen)}' if self._seen else ''}>"

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
+import copy
 import math
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import msgspec
 
 from nexusq_sdk.batch import Batch, Task
 from nexusq_sdk.connection import PAGE, Connection
-from nexusq_sdk.errors import ConnectionFailed, NexusQError, ServerUnavailable
+from nexusq_sdk.functions import Executor, encode_call, encode_calls, key_for, open_column, send_function
 from nexusq_sdk.options import SubmitOptions, to_wire
-from nexusq_sdk.protocol import ids
-from nexusq_sdk.protocol.wire import BatchView, ChunkAccepted, DeadLetter, Options, Requeue, ScheduleView, TaskView
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TASK_TYPE, Status
+from nexusq_sdk.protocol.wire import DeadLetter, Requeue, ScheduleView, TaskView
+from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.rows import encode_payload, encode_rows, index_of
 from nexusq_sdk.schedules import check_name, encode_schedule, schedule_frame
+from nexusq_sdk.sending import send_batch, send_task, type_field
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: A chunk is full at either: large enough to be cheap, small enough for two of them to be in memory.
-CHUNK_TASKS, CHUNK_BYTES = 5_000, 4_000_000
-_encode = msgspec.json.Encoder().encode
+
+_recent: weakref.ref[Client] | None = None
+
+
+def recent() -> Client:
+    """Give the client that was made last, or a new one: for ``@task`` functions that are told of none."""
+    client = _recent() if _recent is not None else None
+    return client or Client()
 
 
 class Client:
@@ -37,6 +42,9 @@ class Client:
     ----------
     url : str, optional
         Where it answers; otherwise ``NEXUSQ_URL``, or ``http://127.0.0.1:8000``.
+    signing_key : str, optional
+        The server's key (hexadecimal) for functions that are sent by value; otherwise ``NEXUSQ_SIGNING_KEY``, or for a
+        cluster on this machine the one that it has left for its user.
     timeout : float
         Seconds that one answer may take.
 
@@ -48,21 +56,39 @@ class Client:
     >>> batch.wait().frame()  # doctest: +SKIP
     """
 
-    def __init__(self, url: str | None = None, *, timeout: float = 30.0) -> None:
+    def __init__(self, url: str | None = None, *, signing_key: str | None = None, timeout: float = 30.0) -> None:
+        global _recent  # noqa: PLW0603 - what `recent` is for
         self._connection = Connection(url, timeout=timeout)
+        self._connection.signing_key = key_for(self._connection.url, signing_key)
+        self._options: SubmitOptions = {}
+        _recent = weakref.ref(self)
 
     @property
     def url(self) -> str:
         """Where the API answers."""
         return self._connection.url
 
-    def submit(
-        self,
-        task_type: str,
-        payload: Any,
-        **options: Unpack[SubmitOptions],
-    ) -> Task:
-        """Submit one task.
+    def options(self, **options: Unpack[SubmitOptions]) -> Client:
+        """Give a view of this client whose submits have these options; it shares the connection.
+
+        Examples
+        --------
+        >>> client.options(priority="high", timeout=60).submit(train, alpha=0.1)  # doctest: +SKIP
+        """
+        to_wire(options)
+        view = copy.copy(self)
+        view._options = {**self._options, **options}
+        return view
+
+    @overload
+    def submit(self, task_type: str, payload: Any, **options: Unpack[SubmitOptions]) -> Task: ...
+    @overload
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task: ...
+    def submit(self, *given: Any, **named: Any) -> Task:
+        """Submit one task: of a task type, ``submit("EMAIL_SEND", payload)``, or a function's call, ``submit(fn, 1)``.
+
+        A function is sent by value, signed with the cluster's key, and runs in a process of its own there, whatever
+        its module; its arguments stand behind it, so that its options are said by `options`.
 
         Parameters
         ----------
@@ -70,6 +96,8 @@ class Client:
             What is to be done, such as ``"EMAIL_SEND"``.
         payload : dict, or anything with a JSON form
             What its handler is given. What becomes of each value: `nexusq_sdk.values`.
+        function, *args, **kwargs
+            What is to be called, and with what: anything that can be pickled. `Task.result` is what it returns.
         **options
             ``queue``, ``priority``, ``delay``, ``eta``, ``max_attempts``, ``backoff``, ``timeout``, ``result_ttl``,
             ``idempotency_key``, ``allow_unknown``: see `nexusq_sdk.options.SubmitOptions`.
@@ -85,13 +113,64 @@ class Client:
             If the payload does not fit the handler, or the type is unknown (`UnknownTaskType`).
         RowError
             If the payload has no JSON form.
+        NotPicklable
+            If the function or an argument can't be pickled or is too large.
+        FunctionsOff, WrongKey
+            If there is no signing key, or not the server's.
         ConnectionFailed, ServerUnavailable
+
+        Examples
+        --------
+        >>> client.submit(pow, 2, 10).result()  # doctest: +SKIP
+        1024
         """
-        said = to_wire(options)
-        task_id = ids.new_id() if said.idempotency_key is None else ids.id_from_key(said.idempotency_key)
-        head = b'{"taskType":%b,"taskId":"%b"%b,"payload":' % (_type(task_type), task_id.encode(), _field(said))
-        answer = self._connection.submit_task(head + encode_payload(payload) + b"}")
-        return Task(task_id, self._connection, TaskView(task_id=task_id, task_type=task_type, status=answer.status))
+        if given and callable(given[0]):
+            function = send_function(self._connection, given[0])
+            payload = encode_call(self._connection, function, given[1:], named)
+            return self._handle(send_task(self._connection, function.task_type, payload, to_wire(self._options)))
+        return self._submit_task(*given, **named)
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        rows: pd.DataFrame | Iterable[Any],
+        *,
+        executor: Executor = "process",
+        **options: Unpack[SubmitOptions],
+    ) -> Batch:
+        """Call a function for each row on the workers: ``function(**row)`` for a DataFrame, else ``function(item)``.
+
+        The function is sent once, by value, whatever its module: one that was defined in a cell will do. What it
+        refers to comes along, except for installed packages, which the workers must have in the same major version,
+        with the same Python. Values of a row are anything that can be pickled.
+
+        Parameters
+        ----------
+        rows : DataFrame, or iterable of values
+            As for `submit_batch`, rows are sent in chunks as they are read.
+        executor : {"process", "thread"}
+            Where a worker runs it: a process for what keeps a CPU busy, a thread for what waits.
+
+        The options and what is raised are those of `submit`.
+
+        Returns
+        -------
+        Batch
+            `Batch.results` and `Batch.frame` give what was returned, the very objects.
+
+        Examples
+        --------
+        >>> def area(width, height):
+        ...     return width * height
+        >>> client.map(area, pd.DataFrame({"width": [1, 2], "height": [3, 4]})).results()  # doctest: +SKIP
+        """
+        sent = send_function(self._connection, function, executor)
+        return self._send(sent.task_type, encode_calls(self._connection, sent, rows), index_of(rows), options)
+
+    def _submit_task(self, task_type: str, payload: Any, **options: Unpack[SubmitOptions]) -> Task:
+        said = to_wire({**self._options, **options})
+        type_field(task_type)
+        return self._handle(send_task(self._connection, task_type, encode_payload(payload), said))
 
     def submit_batch(
         self,
@@ -123,49 +202,18 @@ class Client:
             If a value has no JSON form: row and column are named. Of a DataFrame nothing was submitted then. Of an
             iterable, rows before it may have been: the error's note says how many, and in which batch.
         """
-        said = to_wire(options)
-        batch_id = ids.new_id() if said.idempotency_key is None else ids.id_from_key(said.idempotency_key)
-        head = b'{"taskType":%b,"batchId":"%b"%b' % (_type(task_type), batch_id.encode(), _field(said))
-        size = self._send_chunks(batch_id, head, encode_rows(rows))
-        submitted = BatchView(
-            batch_id=batch_id,
-            task_type=task_type,
-            queue=said.queue or DEFAULT_QUEUE,
-            size=size,
-            closed=True,
-            counts={status.value: size if status is Status.QUEUED else 0 for status in Status},
-            rate_per_second=0.0,
-            submitted_at=datetime.now(UTC),
-        )
-        return Batch(batch_id, self._connection, index=index_of(rows), submitted=submitted)
+        type_field(task_type)
+        return self._send(task_type, encode_rows(rows), index_of(rows), options)
 
-    def _send_chunks(self, batch_id: str, head: bytes, payloads: Iterator[bytes]) -> int:
-        """Send all rows; give how many. Where that breaks off, close the batch with what was accepted, and say so."""
-        accepted = 0
-        on_its_way: concurrent.futures.Future[ChunkAccepted] | None = None
-        # While one chunk is on its way the next one is made; a third would only wait.
-        with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="nexusq-submit") as sender:
-            try:
-                for first, chunk, last in _chunks(payloads):
-                    body = _chunk_body(head, first, chunk, last)
-                    if on_its_way is not None:
-                        accepted += on_its_way.result().accepted
-                    on_its_way = sender.submit(self._connection.submit_chunk, body)
-                assert on_its_way is not None  # even an empty batch has a chunk
-                return accepted + on_its_way.result().accepted
-            except BaseException as error:
-                if on_its_way is not None and on_its_way.exception() is None:
-                    accepted = on_its_way.result().first_index + on_its_way.result().accepted
-                if accepted:
-                    # A batch that is never closed would be waited for in vain.
-                    if not isinstance(error, ConnectionFailed | ServerUnavailable):
-                        with contextlib.suppress(NexusQError):
-                            self._connection.submit_chunk(_chunk_body(head, accepted, [], True))
-                    error.add_note(
-                        f"The {accepted} rows before were accepted as batch {batch_id} and run: "
-                        f"client.batch({batch_id!r})"
-                    )
-                raise
+    def _send(
+        self, task_type: str, payloads: Iterator[bytes], index: pd.Index[Any] | None, options: SubmitOptions
+    ) -> Batch:
+        said = to_wire({**self._options, **options})
+        submitted = send_batch(self._connection, task_type, payloads, said)
+        return Batch(submitted.batch_id, self._connection, index=index, submitted=submitted)
+
+    def _handle(self, submitted: TaskView) -> Task:
+        return Task(submitted.task_id, self._connection, submitted)
 
     def task(self, task_id: str) -> Task:
         """Take up a task by its id, from any kernel. Raises `UnknownTask` or `ResultExpired`."""
@@ -215,7 +263,7 @@ class Client:
         asked = {"status": status, "type": task_type, "batch": batch, "since": since, "payload": str(payload).lower()}
         asked["limit"] = str(min(max(limit, 1), PAGE))
         pages = self._connection.tasks({name: str(value) for name, value in asked.items() if value is not None})
-        columns = frames.gather(_until(pages, limit), payload)
+        columns = open_column(frames.gather(_until(pages, limit), payload), self._connection.signing_key)
         return frames.task_frame({name: values[:limit] for name, values in columns.items()})
 
     def dead_letters(
@@ -334,36 +382,6 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client {self.url}>"
-
-
-def _type(task_type: str) -> bytes:
-    if not isinstance(task_type, str) or TASK_TYPE.fullmatch(task_type) is None:
-        raise ValueError(f"expected the task type to be a name such as 'EMAIL_SEND', got {task_type!r}")
-    return _encode(task_type)
-
-
-def _field(options: Options) -> bytes:
-    """Give options as a field of a body; nothing where they say nothing."""
-    encoded = _encode(Options(**msgspec.structs.asdict(options)))
-    return b"" if encoded == b"{}" else b',"options":' + encoded
-
-
-def _chunk_body(head: bytes, first: int, payloads: list[bytes], last: bool) -> bytes:
-    flags = b',"firstIndex":%d,"last":%b' % (first, b"true" if last else b"false")
-    return head + flags + b',"payloads":[' + b",".join(payloads) + b"]}"
-
-
-def _chunks(payloads: Iterator[bytes]) -> Iterator[tuple[int, list[bytes], bool]]:
-    """Give ``(first row, payloads, whether these are the last)``; at least one, be it empty."""
-    first, size = 0, 0
-    chunk: list[bytes] = []
-    for payload in payloads:
-        if chunk and (len(chunk) >= CHUNK_TASKS or size + len(payload) > CHUNK_BYTES):
-            yield first, chunk, False
-            first, size, chunk = first + len(chunk), 0, []
-        chunk.append(payload)
-        size += len(payload)
-    yield first, chunk, True
 
 
 def _until(pages: Iterator[Any], limit: int) -> Iterator[Any]:

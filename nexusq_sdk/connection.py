@@ -19,21 +19,26 @@ import msgspec
 
 from nexusq_sdk.errors import (
     ConnectionFailed,
+    FunctionsOff,
     Refused,
     ResultExpired,
     ServerFailed,
     ServerUnavailable,
+    UnknownBlob,
     UnknownSchedule,
     UnknownTask,
     UnknownTaskType,
+    WrongKey,
     check_batch_id,
     check_task_id,
 )
 from nexusq_sdk.protocol.wire import (
     BatchView,
+    Blob,
     ChunkAccepted,
     DeadLetters,
     FieldError,
+    Lookup,
     Problem,
     Requeue,
     Requeued,
@@ -55,11 +60,15 @@ PAGE = 10_000
 #: Bodies above this are packed on their way to another machine: at level 1 that costs 6 ms a MB here and 3 ms there,
 #: and leaves a quarter of mails. Queueing them takes 200 ms; a slow line gains a second. On this machine it gains none.
 GZIP_BYTES = 20_000
+#: Seconds for which a blob that the server had is not asked for again; it keeps blobs for much longer.
+BLOB_SECONDS = 3600.0
 _AWAY = frozenset({502, 503, 504})
 
 
 class Connection:
     """One server's API."""
+
+    signing_key: bytes | None = None  # set by whoever made it; functions by value need one
 
     def __init__(self, url: str | None, *, timeout: float, retry_seconds: float = RETRY_SECONDS) -> None:
         given = url or os.environ.get("NEXUSQ_URL") or DEFAULT_URL
@@ -78,6 +87,7 @@ class Connection:
         self._near = _is_this_machine(parsed.host)
         # No proxy leads back to this machine, whatever the environment says.
         self._http = httpx.Client(base_url=self.url, timeout=timeout, follow_redirects=True, trust_env=not self._near)
+        self._blobs: dict[str, float] = {}  # those that the server has, and since when; written by any thread
         self._answered = False  # written by any thread, to True only
 
     def close(self) -> None:
@@ -124,6 +134,28 @@ class Connection:
         """``POST /batches/{batchId}/retry``."""
         asked = {"cancelled": str(cancelled).lower()}
         return self._call("POST", f"{_batch_path(batch_id)}/retry", Requeued, b"", params=asked)
+
+    def lookup(self, task_ids: list[str], *, results: bool = True) -> TaskPage:
+        """``POST /tasks/lookup``."""
+        body = msgspec.json.encode(Lookup(task_ids=task_ids, results=results))
+        return self._call("POST", "/tasks/lookup", TaskPage, body)
+
+    def put_blob(self, blob_id: str, data: bytes) -> None:
+        """``PUT /blobs/{blobId}``, unless the server is known to have it; a large one is asked for first."""
+        now = time.monotonic()
+        if self._blobs.get(blob_id, -BLOB_SECONDS) + BLOB_SECONDS > now:
+            return
+        path = f"/blobs/{blob_id}"
+        if len(data) <= GZIP_BYTES or not self._has_blob(path):
+            self._call("PUT", path, Blob, data, kind_of_body="application/octet-stream")
+        self._blobs[blob_id] = now
+
+    def _has_blob(self, path: str) -> bool:
+        try:
+            self._call("GET", path, Blob)
+        except UnknownBlob:
+            return False
+        return True
 
     def dead_letters(self, filters: Mapping[str, str]) -> Iterator[DeadLetters]:
         """``GET /dead-letters``, page after page."""
@@ -175,10 +207,11 @@ class Connection:
         body: bytes | None = None,
         *,
         params: Mapping[str, str] | None = None,
+        kind_of_body: str = "application/json",
     ) -> T:
         if self._http.is_closed:
             raise RuntimeError("expected the client to be open, but it was closed: make a new Client")
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        headers = {} if body is None else {"Content-Type": kind_of_body}
         if body is not None and len(body) > GZIP_BYTES and not self._near:
             body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
         deadline = time.monotonic() + self._retry_seconds
@@ -254,6 +287,12 @@ def _refuse(answer: httpx.Response) -> NoReturn:
             raise UnknownTask(problem.detail)
         case "schedule-not-found":
             raise UnknownSchedule(problem.detail)
+        case "functions-off":
+            raise FunctionsOff(problem.detail)
+        case "wrong-key":
+            raise WrongKey(problem.detail)
+        case "blob-not-found":
+            raise UnknownBlob(problem.detail)
         case "task-expired":
             raise ResultExpired(problem.detail)
     if problem.status in _AWAY:

@@ -9,6 +9,10 @@
     ├── Refused                    (ValueError)
     │   └── UnknownTaskType
     ├── RowError                   (ValueError)
+    ├── NotPicklable               (TypeError)
+    ├── FunctionsOff               (RuntimeError)
+    ├── WrongKey                   (ValueError)
+    ├── UnknownBlob                (LookupError)
     ├── UnknownTask                (LookupError)
     ├── UnknownSchedule            (LookupError)
     ├── ResultExpired              (LookupError)
@@ -94,6 +98,22 @@ class ResultExpired(NexusQError, LookupError):
 
 class WaitTimeout(NexusQError, TimeoutError):
     """Raised when what was waited for had not ended in time; it goes on."""
+class UnknownBlob(NexusQError, LookupError):
+    """Raised when the server does not have a function or argument that was sent by value (any more)."""
+
+
+class FunctionsOff(NexusQError, RuntimeError):
+    """Raised when a function is to be sent or its result opened, and there is no signing key here or at the server."""
+
+
+class WrongKey(NexusQError, ValueError):
+    """Raised when pickled bytes were signed with another key: they are not unpickled."""
+
+
+class NotPicklable(NexusQError, TypeError):
+    """Raised when a function or what it is given can't be pickled, or is too large, before it is sent."""
+
+
 
 
 class TaskFailed(NexusQError):

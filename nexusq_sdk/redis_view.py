@@ -6,6 +6,7 @@ Reads only: what changes a task's state goes through the API or a worker. May be
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -16,6 +17,7 @@ from msgspec import UNSET, Raw
 
 from nexusq_sdk.errors import ConnectionFailed, ResultExpired, UnknownTask, check_batch_id, check_task_id
 from nexusq_sdk.protocol import ids, redis_layout
+from nexusq_sdk.protocol.blobs import read_key
 from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, FailedAttempt, TaskError, TaskPage, TaskView
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TERMINAL, Priority, Status
 
@@ -32,6 +34,8 @@ class RedisView:
     ----------
     source : str or redis.Redis
         Redis's URL, or a client that does not decode responses.
+    signing_key : str, optional
+        The key (hexadecimal) that opens the results of functions; otherwise ``NEXUSQ_SIGNING_KEY``.
 
     Examples
     --------
@@ -39,7 +43,9 @@ class RedisView:
     >>> nexusq_sdk.Batch("01a20e45-5716-74df-a356-688becb510f5", view).frame()  # doctest: +SKIP
     """
 
-    def __init__(self, source: str | redis.Redis) -> None:
+    def __init__(self, source: str | redis.Redis, *, signing_key: str | None = None) -> None:
+        text = signing_key or os.environ.get("NEXUSQ_SIGNING_KEY")
+        self.signing_key = read_key(text.strip()) if text else None
         self._redis = redis.Redis.from_url(source) if isinstance(source, str) else source
         if self._redis.get_connection_kwargs().get("decode_responses"):
             raise ValueError("expected a Redis client that gives bytes, got one made with decode_responses=True")

@@ -88,7 +88,7 @@ def _encode_item(item: Any, row: int | None) -> bytes:
 def _checked(rows: Any) -> Iterator[bytes]:
     """Encode all rows, to find what is wrong before anything is sent; keep what fits into memory easily."""
     frame = rows.to_frame(name="") if rows.ndim == 1 else rows
-    names = [] if rows.ndim == 1 else _field_names(frame)
+    names = [] if rows.ndim == 1 else field_names(frame)
     columns = [_column(str(name), frame.iloc[:, position]) for position, name in enumerate(frame.columns)]
     kept: list[bytes] = []
     size = 0
@@ -171,7 +171,8 @@ def _bad_column(value: Any) -> str | None:
     return None
 
 
-def _field_names(frame: pd.DataFrame) -> list[str]:
+def field_names(frame: pd.DataFrame) -> list[str]:
+    """Give the names of a frame's columns. Raises TypeError where they can't be names of fields."""
     names = list(frame.columns)
     for name in names:
         if not isinstance(name, str):

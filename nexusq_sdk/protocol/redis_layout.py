@@ -63,6 +63,10 @@ DURABLE = "nexusq:durable"
 
 
 def task_key(task_id: str) -> str:
+BLOB = "nexusq:blob:"
+"""STRING: signed bytes under their SHA-256, a function or a large argument. It expires (NEXUSQ_BLOB_TTL) after its last
+use."""
+
     """Name the hash of a task."""
     return TASK + task_id
 
@@ -75,3 +79,8 @@ def batch_key(batch_id: str) -> str:
 def worker_key(worker_id: str) -> str:
     """Name the lease of a worker."""
     return WORKER + worker_id
+
+
+def blob_key(blob_id: str) -> str:
+    """Name the string of a blob."""
+    return BLOB + blob_id

@@ -250,6 +250,20 @@ class WorkerView(Answer, omit_defaults=False):
     running: int
     settled: int
     rejected: int
+class Lookup(Strict):
+    """``POST /tasks/lookup``: how these tasks stand; without `results`, those columns are left out, and the errors."""
+
+    task_ids: list[str]
+    results: bool = True
+
+
+class Blob(Answer, omit_defaults=False):
+    """``PUT`` and ``GET /blobs/{blobId}``: signed bytes that are kept, a function or a large argument of one."""
+
+    blob_id: str
+    bytes: int
+
+
     started_at: datetime
 
 

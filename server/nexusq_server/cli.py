@@ -151,6 +151,7 @@ def _run_cluster(settings: Settings, workers: int, data: Path | None, with_paren
         concurrency=settings.concurrency,
         data=data,
         grace=settings.grace.total_seconds(),
+        signing_key=settings.signing_key,
     )
     try:
         with cluster.Cluster(plan) as running:

@@ -102,6 +102,8 @@ _PAGE = [
     ("limit", {"type": "integer", "minimum": 1, "maximum": 10000, "default": 1000}, "rows a page"),
     ("cursor", {"type": "string"}, "nextCursor of the page before"),
     ("payload", {"type": "boolean", "default": False}, "whether to give the payloads as well"),
+    wire.Lookup: {"taskIds": [_TASK_ID], "results": True},
+    wire.Blob: {"blobId": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "bytes": 1043},
 ]
 _FILTERS = [
     ("status", {"type": "string", "enum": list(Status)}, "only tasks with this status"),
@@ -163,6 +165,12 @@ _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list
 ]  # fmt: skip
 
 
+    ("post", "/tasks/lookup", "How these tasks stand, by columns, in the order of the ids; null: not known",
+     wire.Lookup, 200, wire.TaskPage, [], [413, 415, 422, 503]),
+    ("put", "/blobs/{blobId}", "Keep signed bytes under their SHA-256: a function, or a large argument of one",
+     bytes, 200, wire.Blob, [], [403, 404, 413, 415, 422, 503]),
+    ("get", "/blobs/{blobId}", "Whether a blob is kept; it is then kept for longer",
+     None, 200, wire.Blob, [], [403, 404, 422, 503]),
 def _raw(_: type) -> dict[str, Any]:
     """Describe `msgspec.Raw`: any JSON."""
     return {"description": "any JSON"}
@@ -217,6 +225,8 @@ def openapi() -> bytes:
 
 def _ref(kind: type) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{kind.__name__}"}
+            if body is bytes:
+                content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
 @functools.cache

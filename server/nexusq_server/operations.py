@@ -1,4 +1,5 @@
-"""Routes that change what was submitted: cancel, retry, dead letters. Answers come once the change is on Redis's disk.
+"""Routes that change what was submitted: cancel, retry, dead letters; answered once the change is on Redis's disk.
+And the look-up of tasks by their ids.
 
 On the event loop; the writes are `Store`'s, called in threads.
 """
@@ -6,7 +7,7 @@ On the event loop; the writes are `Store`'s, called in threads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import msgspec
 from starlette.requests import Request
@@ -14,9 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nexusq_sdk.protocol import ids
-from nexusq_sdk.protocol.wire import DeadLetters, Requeue, Requeued, Submitted
+from nexusq_sdk.protocol.wire import DeadLetters, Lookup, Requeue, Requeued, Submitted
 from nexusq_sdk.protocol.words import Status
-from nexusq_server.bodies import Query, content_type, decode, read_body
+from nexusq_server.bodies import MAX_PAGE, Query, content_type, decode, read_body
 from nexusq_server.letters import Letters
 from nexusq_server.problems import InvalidRequest, NotRetryable, UnsupportedBody
 from nexusq_server.queries import Queries
@@ -27,6 +28,7 @@ from nexusq_server.store import Store, connect
 SLICE = 5000
 ENDED_BADLY = (Status.FAILED.value, Status.CANCELLED.value)
 _decoder = msgspec.json.Decoder(Requeue)
+_lookup_decoder = msgspec.json.Decoder(Lookup)
 _encode = msgspec.json.Encoder().encode
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -42,7 +44,7 @@ class Operations:
     def __init__(self, settings: Settings, queries: Queries) -> None:
         self._limit = settings.max_body_mib * 2**20
         self._client = connect(settings)
-        self._store = Store(self._client, settings)
+        self.store = Store(self._client, settings)
         self._letters = Letters(self._client)
         self._queries = queries
 
@@ -51,8 +53,8 @@ class Operations:
         Query(request)
         task_id = request.path_params["task_id"]
         await self._queries.task(task_id)
-        [status] = await asyncio.to_thread(self._store.cancel, [task_id])
-        await asyncio.to_thread(self._store.wait_on_disk)
+        [status] = await asyncio.to_thread(self.store.cancel, [task_id])
+        await asyncio.to_thread(self.store.wait_on_disk)
         return _answer(Submitted(task_id=task_id, status=Status(status or Status.CANCELLED)))
 
     async def retry_task(self, request: Request) -> Response:
@@ -60,12 +62,12 @@ class Operations:
         Query(request)
         task_id = request.path_params["task_id"]
         view = await self._queries.task(task_id)
-        if not await asyncio.to_thread(self._store.requeue, [task_id], ENDED_BADLY):
+        if not await asyncio.to_thread(self.store.requeue, [task_id], ENDED_BADLY):
             raise NotRetryable(
                 f"expected task {task_id} to be {' or '.join(ENDED_BADLY)}, since only what has ended badly is tried "
                 f"again; it is {view.status}"
             )
-        await asyncio.to_thread(self._store.wait_on_disk)
+        await asyncio.to_thread(self.store.wait_on_disk)
         return _answer(Submitted(task_id=task_id, status=Status.SCHEDULED))
 
     async def cancel_batch(self, request: Request) -> Response:
@@ -74,10 +76,10 @@ class Operations:
         batch_id = request.path_params["batch_id"]
         size = (await self._queries.batch(batch_id)).size
         # First the mark: what is claimed from now on is cancelled by the claim.
-        await asyncio.to_thread(self._store.mark_batch_cancelled, batch_id)
+        await asyncio.to_thread(self.store.mark_batch_cancelled, batch_id)
         for names in _members(batch_id, size):
-            await asyncio.to_thread(self._store.cancel, names)
-        await asyncio.to_thread(self._store.wait_on_disk)
+            await asyncio.to_thread(self.store.cancel, names)
+        await asyncio.to_thread(self.store.wait_on_disk)
         return _answer(await self._queries.batch(batch_id))
 
     async def retry_batch(self, request: Request) -> Response:
@@ -87,9 +89,23 @@ class Operations:
         size = (await self._queries.batch(batch_id)).size
         requeued = 0
         for names in _members(batch_id, size):
-            requeued += await asyncio.to_thread(self._store.requeue, names, statuses)
-        await asyncio.to_thread(self._store.wait_on_disk)
+            requeued += await asyncio.to_thread(self.store.requeue, names, statuses)
+        await asyncio.to_thread(self.store.wait_on_disk)
         return _answer(Requeued(requeued=requeued))
+
+    async def lookup(self, request: Request) -> Response:
+        """``POST /tasks/lookup``: how tasks stand, by columns in the order that was asked for."""
+        Query(request)
+        if content_type(request) != "json":
+            raise UnsupportedBody("expected what to look up as JSON")
+        wanted = decode(await read_body(request, self._limit), _lookup_decoder)
+        if len(wanted.task_ids) > MAX_PAGE:
+            raise InvalidRequest(
+                f"expected at most {MAX_PAGE} taskIds, got {len(wanted.task_ids)}; ask several times", field="taskIds"
+            )
+        _check_ids(wanted.task_ids)
+        page = await self._queries.lookup(wanted.task_ids, wanted.results)
+        return Response(page, media_type="application/json")
 
     async def dead_letters(self, request: Request) -> Response:
         """``GET /dead-letters``: newest first."""
@@ -110,9 +126,7 @@ class Operations:
             raise InvalidRequest(
                 f"expected one of taskIds, batch, type and all (true), got {sum(said) or 'none'} of them"
             )
-        for task_id in wanted.task_ids or ():
-            if not ids.is_task_id(task_id):
-                raise InvalidRequest(f"expected taskIds to be ids of tasks, got {task_id!r}", field="taskIds")
+        _check_ids(wanted.task_ids or ())
         requeued = await asyncio.to_thread(self._requeue, wanted)
         return _answer(Requeued(requeued=requeued))
 
@@ -120,8 +134,8 @@ class Operations:
         names = wanted.task_ids
         if names is None:
             names = self._letters.task_ids(wanted.type, wanted.batch)
-        requeued = self._store.requeue(names, [Status.FAILED.value])
-        self._store.wait_on_disk()
+        requeued = self.store.requeue(names, [Status.FAILED.value])
+        self.store.wait_on_disk()
         return requeued
 
     def close(self) -> None:
@@ -136,9 +150,16 @@ def routes(operation: Callable[[str], Endpoint]) -> list[Route]:
         Route("/tasks/{task_id}/retry", operation("retry_task"), methods=["POST"]),
         Route("/batches/{batch_id}/cancel", operation("cancel_batch"), methods=["POST"]),
         Route("/batches/{batch_id}/retry", operation("retry_batch"), methods=["POST"]),
+        Route("/tasks/lookup", operation("lookup"), methods=["POST"]),
         Route("/dead-letters", operation("dead_letters"), methods=["GET"]),
         Route("/dead-letters/requeue", operation("requeue"), methods=["POST"]),
     ]
+
+
+def _check_ids(task_ids: Sequence[str]) -> None:
+    for task_id in task_ids:
+        if not ids.is_task_id(task_id):
+            raise InvalidRequest(f"expected taskIds to be ids of tasks, got {task_id[:100]!r}", field="taskIds")
 
 
 def _members(batch_id: str, size: int) -> Iterator[list[str]]:

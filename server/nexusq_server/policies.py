@@ -12,7 +12,7 @@ from datetime import timedelta
 import msgspec
 
 from nexusq_sdk.protocol.wire import Options
-from nexusq_server.registry import Handler
+from nexusq_server.registry import Handler, find_handler
 from nexusq_server.retries import Policy, decide, policy_for
 from nexusq_server.settings import Settings
 from nexusq_server.work import Claimed, Ended
@@ -42,5 +42,5 @@ class Policies:
         return decide(policy, claimed.attempt - claimed.spent, ended, self._random)
 
     def _make(self, task_type: str, options: bytes) -> Policy:
-        handler = self._handlers.get(task_type)
+        handler = find_handler(self._handlers, task_type)
         return policy_for(handler.policy if handler else None, _decode(options) if options else None, self._default)

@@ -138,6 +138,24 @@ class QueueFull(Refusal):
     status, kind, title = 503, "queue-full", "Too much is being submitted at once"
     retry = True
 
+class FunctionsOff(Refusal):
+    """The API has no signing key: it takes no functions by value."""
+
+    status, kind, title = 403, "functions-off", "Functions by value are off"
+
+
+class WrongKey(Refusal):
+    """Bytes are not signed with the API's key."""
+
+    status, kind, title = 403, "wrong-key", "The bytes are signed with another key"
+
+
+class BlobNotFound(Refusal):
+    """The blob never was, or was not used for long."""
+
+    status, kind, title = 404, "blob-not-found", "There is no such blob"
+
+
 
 def respond(
     status: int, kind: str, title: str, detail: str, errors: Sequence[FieldError], headers: Mapping[str, str]

@@ -26,7 +26,7 @@ import msgspec
 from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.tasks import CURRENT, CurrentTask
-from nexusq_server.registry import Handler, load_handlers
+from nexusq_server.registry import Handler, find_handler, load_handlers
 from nexusq_server.runs import attempt
 from nexusq_server.work import Ended, failed, now_us
 
@@ -166,7 +166,7 @@ class _Child:
 
     @staticmethod
     def _attempt(request: Request, handlers: dict[str, Handler], max_result_bytes: int) -> Ended:
-        handler = handlers.get(request.task_type)
+        handler = find_handler(handlers, request.task_type)
         if handler is None:
             message = (
                 f"expected the process for handlers to know {request.task_type!r} as its worker does, "

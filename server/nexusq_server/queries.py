@@ -194,7 +194,12 @@ class Queries:
         task_ids = [ids.task_id(batch_id, index) for index in range(first, end)]
         fields = (*_FIELDS, PAYLOAD_COLUMN) if payload else _FIELDS
         rows = await self.read_tasks(task_ids, fields)
-        return _page(task_ids, rows, fields, _cursor(end) if end < size else None)
+        return _page(task_ids, rows, fields, cursor_of(end) if end < size else None)
+
+    async def lookup(self, task_ids: Sequence[str], results: bool) -> bytes:
+        """Give these tasks, in their order, as the JSON of a `wire.TaskPage`; null where one is not known."""
+        fields = _FIELDS if results else tuple(field for field in _FIELDS if field not in {"result", "error"})
+        return _page(list(task_ids), await self.read_tasks(task_ids, fields), fields, None)
 
     async def page(self, filters: Filters, cursor: str | None, limit: int, payload: bool) -> bytes:
         """Give a page of all tasks that match, newest first, as the JSON of a `wire.TaskPage`."""

@@ -10,11 +10,12 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
 
+from nexusq_sdk.protocol.calls import base_type
 from nexusq_sdk.protocol.wire import TaskType
 from nexusq_sdk.tasks import HANDLER_ATTRIBUTE, Declaration
 
@@ -160,6 +161,11 @@ def _field(parameter: inspect.Parameter, hint: Any) -> Any:
         return (parameter.name, hint, parameter.default)
     # A mutable default is Python's own, shared by all calls: the function is given the very object.
     return (parameter.name, hint, msgspec.field(default_factory=lambda: parameter.default))
+
+
+def find_handler(handlers: Mapping[str, Handler], task_type: str) -> Handler | None:
+    """Give the handler of a type: for ``call:NAME``, a function that was sent by value, that of ``call``."""
+    return handlers.get(task_type) or handlers.get(base_type(task_type))
 
 
 def load_handlers(modules: Iterable[str], builtin: Iterable[Callable[..., Any]]) -> dict[str, Handler]:

@@ -16,6 +16,7 @@ import msgspec
 import redis.asyncio
 from redis import RedisError
 
+from nexusq_sdk.protocol.calls import base_type, is_call
 from nexusq_sdk.protocol.redis_layout import TYPES
 from nexusq_sdk.protocol.wire import FieldError, TaskType
 from nexusq_server.problems import InvalidPayload, UnknownTaskType
@@ -69,6 +70,8 @@ class Catalogue:
         ------
         UnknownTaskType, InvalidPayload
         """
+        # A function that was sent by value, ``call:NAME``, is a matter of ``call``.
+        named, task_type = task_type, base_type(task_type)
         if time.monotonic() - self._read_at > FRESH_SECONDS or task_type not in self.types:
             try:
                 await self.refresh()
@@ -77,7 +80,7 @@ class Catalogue:
                     return  # nothing is known: the worker will say what is wrong with it
         known = self.types.get(task_type)
         if known is None and not allow_unknown:
-            raise UnknownTaskType(_unknown(task_type, list(self.types)), field="taskType")
+            raise UnknownTaskType(_unknown(named, list(self.types)), field="taskType")
         validator = self._validator(known) if known is not None else None
         wrong = 0
         errors: list[FieldError] = []
@@ -98,7 +101,7 @@ class Catalogue:
             worst = errors[0]
             where = f"row {worst.row}: " if rows else ""
             more = f"; {wrong} of {len(payloads)} rows are wrong" if wrong > 1 else ""
-            raise InvalidPayload(f"{task_type}: {where}{worst.message}{more}", errors[:MAX_LISTED])
+            raise InvalidPayload(f"{named}: {where}{worst.message}{more}", errors[:MAX_LISTED])
 
     def _validator(self, known: TaskType) -> Any:
         """Give what checks a type's payloads; None if nothing can be said of them before a worker has them."""
@@ -115,6 +118,11 @@ class Catalogue:
 
 
 def _unknown(task_type: str, known: list[str]) -> str:
+    if is_call(task_type):
+        return (
+            f"expected a worker that runs functions ({base_type(task_type)!r}), got none so far: "
+            f"start workers with NEXUSQ_SIGNING_KEY set to the API's key"
+        )
     near = difflib.get_close_matches(task_type.upper(), known, 3, 0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     return (

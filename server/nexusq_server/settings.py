@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from nexusq_sdk.protocol import blobs
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, QUEUE, RESERVED_QUEUES
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -97,6 +98,12 @@ class Settings(BaseSettings):
     dead_letter_ttl: Duration = Field(timedelta(days=7), description="how long a task that failed for good is kept")
     max_result_kib: int = Field(512, ge=1, le=65536, description="largest result of a task, in KiB of JSON")
 
+    signing_key: str = Field(
+        "", description="signs functions that are sent by value; empty: none are taken", repr=False
+    )
+    blob_ttl: Duration = Field(timedelta(days=30), description="how long a function is kept after its last use")
+    max_blob_mib: int = Field(32, ge=1, le=512, description="largest function or argument sent apart, in MiB")
+
     smtp_host: str = Field("", description="EMAIL_SEND: mail server; empty: EMAIL_SEND is not offered")
     smtp_port: int = Field(587, ge=1, le=65535, description="EMAIL_SEND: its port")
     smtp_starttls: bool = Field(True, description="EMAIL_SEND: whether to encrypt by STARTTLS")
@@ -106,6 +113,13 @@ class Settings(BaseSettings):
     http_hosts: Names = Field((), description="HTTP_REQUEST: hosts it may call; empty: HTTP_REQUEST is not offered")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is logged to stderr")
+
+    @field_validator("signing_key")
+    @classmethod
+    def _fit_key(cls, value: str) -> str:
+        if value:
+            blobs.read_key(value)
+        return value
 
     @field_validator("kafka")
     @classmethod
@@ -190,7 +204,11 @@ def load_settings(**flags: Any) -> Settings:
         for fault in error.errors():
             name = str(fault["loc"][0])
             source = f"--{name.replace('_', '-')}" if name in given else f"NEXUSQ_{name.upper()}"
-            lines.append(f"{source}: {_expected(fault['msg'])}, got {fault['input']!r}")
+            # What is wrong with a secret is told without showing it.
+            shown = (
+                repr(fault["input"]) if Settings.model_fields[name].repr else f"{len(str(fault['input']))} characters"
+            )
+            lines.append(f"{source}: {_expected(fault['msg'])}, got {shown}")
         raise SettingsError("\n".join(lines)) from None
 
 

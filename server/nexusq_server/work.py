@@ -117,6 +117,8 @@ def describe(error: BaseException, skip_frames: int) -> TaskError:
     trace = error.__traceback__
     for _ in range(skip_frames):
         trace = trace.tb_next if trace is not None and trace.tb_next is not None else trace
+    while trace is not None and trace.tb_next is not None and "__tracebackhide__" in trace.tb_frame.f_globals:
+        trace = trace.tb_next
     lines = traceback.format_exception(type(error), error, trace)
     return TaskError(
         type=type(error).__qualname__ if type(error).__module__ in _BARE else full_name(type(error)),

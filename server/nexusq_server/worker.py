@@ -33,7 +33,7 @@ from nexusq_server.offsets import Offsets
 from nexusq_server.pending import Pending
 from nexusq_server.policies import Policies
 from nexusq_server.process_pool import ProcessExecutor
-from nexusq_server.registry import Handler, HandlerError, load_handlers
+from nexusq_server.registry import Handler, HandlerError, find_handler, load_handlers
 from nexusq_server.runs import Executor
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.settings import Settings
@@ -265,7 +265,7 @@ class Worker:
         self._polled = time.monotonic()
 
     def _kind(self, received: Received) -> str:
-        handler = self._handlers.get(received.task.task_type)
+        handler = find_handler(self._handlers, received.task.task_type)
         return "thread" if handler is None else handler.executor
 
     def _start_ready(self) -> None:
@@ -316,7 +316,7 @@ class Worker:
         task = received.task
         claimed = Claimed(received, claim.answer, claim.spent, claim.how == ALONE)
         self._held[task.task_id] = claimed
-        handler = self._handlers.get(task.task_type)
+        handler = find_handler(self._handlers, task.task_type)
         if claim.how == GIVEN_UP:
             self.settler.add(claimed, _given_up(claim.deliveries))
         elif handler is None:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import random
+import secrets
 import socket
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from typing import IO
 
 import httpx
 
+from nexusq_sdk.protocol import blobs, keys
 from nexusq_server.local import kafka, redis
 from nexusq_server.local.errors import LocalError
 from nexusq_server.local.processes import Child, Children
@@ -46,6 +48,7 @@ class Plan:
     concurrency: int | None = None
     data: Path | None = None
     grace: float = 30.0
+    signing_key: str = ""
 
 
 class Cluster:
@@ -116,6 +119,8 @@ class Cluster:
         port = plan.port or free_port
         self.url = f"http://127.0.0.1:{port}"
         children = self._children = self._stack.enter_context(self._make_folders())
+        key = plan.signing_key or self._make_key()
+        self._leave_key(port, key)
         self.mail_file = self.data / "mails.jsonl"
         self.redis_url = f"redis://127.0.0.1:{redis_port}/0"
         self.kafka = f"127.0.0.1:{kafka_port}"
@@ -129,6 +134,7 @@ class Cluster:
             "NEXUSQ_SMTP_STARTTLS": "false",
             "NEXUSQ_SMTP_USER": "",
             "NEXUSQ_REPLICATION": "1",
+            "NEXUSQ_SIGNING_KEY": key,
             "NEXUSQ_TASKS": ",".join(plan.tasks),
             # Modules of handlers are found where the user stands, as with `python -m`.
             "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
@@ -169,6 +175,27 @@ class Cluster:
                 return Children(self.logs, remove=None, hold=hold)
         except OSError as error:
             raise LocalError(f"expected --data to be a folder that can be written, got {keep}: {error}") from error
+
+    def _make_key(self) -> str:
+        """Make the key that signs functions; where the data is kept, so is the key: what it signed is there still."""
+        kept = self.data / "signing-key"
+        if self._plan.data is None:
+            return secrets.token_hex(blobs.KEY_BYTES)
+        if not kept.exists():
+            with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(blobs.KEY_BYTES))
+        return kept.read_text().strip()
+
+    def _leave_key(self, port: int, key: str) -> None:
+        """Leave the key where this user's clients on this machine find it."""
+        try:
+            file = keys.leave_key("127.0.0.1", port, key)
+        except OSError as error:
+            raise LocalError(
+                f"expected the cache to be a folder that can be written, for the key that signs functions: {error}. "
+                f"Name another by NEXUSQ_CACHE"
+            ) from error
+        self._stack.callback(file.unlink, missing_ok=True)
 
     def _wait_ready(self, children: Children) -> None:
         deadline = time.monotonic() + START_SECONDS
