@@ -1,7 +1,7 @@
 """Functions by value: how they, their arguments and their results are packed, and opened again.
 
-A function is pickled by cloudpickle once, signed, and kept by the server under its hash; a task names it and carries its
-own arguments. Nothing is unpickled before its signature was verified. May be used from many threads.
+A function is pickled by cloudpickle once, signed, and kept by the server under its hash; a task names it and carries
+its own arguments. Nothing is unpickled before its signature was verified. May be used from many threads.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Executor = Literal["process", "thread"]
 #: Arrays and frames above this are sent apart, once for all the tasks that are given them.
 APART_BYTES = 250_000
+#: A function up to this travels with its call, since keeping it takes a second, until it is on disk; where it is called
+#: for many items, one up to the second size does.
+ALONG, ALONG_EACH = 50_000, 2_000
 #: Rows of a frame that are made into arguments at a time.
 SLICE = 5_000
 #: What a frame shows in place of a result that can't be opened.
@@ -50,10 +53,11 @@ class Blobs(Protocol):
 
 
 class Function(NamedTuple):
-    """A function that the server has: its blob, and the type of its tasks."""
+    """A function that the server has, or that travels along: its blob, the type of its tasks, its bytes in base64."""
 
     blob_id: str
     task_type: str
+    code: str = ""
 
 
 def key_for(url: str, given: str | None) -> bytes | None:
@@ -73,8 +77,10 @@ def key_for(url: str, given: str | None) -> bytes | None:
     return None
 
 
-def send_function(server: Blobs, function: Callable[..., Any], executor: Executor = "process") -> Function:
-    """Pickle a function and have the server keep it.
+def send_function(
+    server: Blobs, function: Callable[..., Any], executor: Executor = "process", *, along: int = 0
+) -> Function:
+    """Pickle a function and have the server keep it; one of up to `along` bytes travels with its calls instead.
 
     Raises
     ------
@@ -106,6 +112,8 @@ def send_function(server: Blobs, function: Callable[..., Any], executor: Executo
     )
     blob = calls.pack_function(key, head, buffer.getvalue())
     blob_id = blobs.blob_id(blob)
+    if len(blob) <= along:
+        return Function(blob_id, calls.type_of(name, executor), calls.to_text(blob))
     server.put_blob(blob_id, blob)
     return Function(blob_id, calls.type_of(name, executor))
 
@@ -130,7 +138,7 @@ def encode_call(
             raise
         raise NotPicklable(f"{where}: expected values that can be pickled, got {_said(error)}") from error
     sealed = calls.to_text(calls.seal(key, function.blob_id, buffer.getvalue()))
-    payload = _encode(calls.Call(function=function.blob_id, arguments=sealed))
+    payload = _encode(calls.Call(function=function.blob_id, arguments=sealed, code=function.code))
     if len(payload) > MAX_TASK_BYTES:
         raise NotPicklable(
             f"{where}: expected arguments of at most {MAX_TASK_BYTES // 1000} kB, got {len(payload) // 1000} kB; store "

@@ -1,4 +1,4 @@
-"""How tasks are posted: one, or a batch in chunks while its rows are read. Ids are made here, before anything is sent."""
+"""How tasks are posted: one, or a batch in chunks while its rows are read. Their ids are made here, before that."""
 
 from __future__ import annotations
 

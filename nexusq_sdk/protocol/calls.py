@@ -33,10 +33,14 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_.-]+", re.ASCII)
 
 
 class Call(Strict):
-    """The payload of a function's task: its blob, and its sealed arguments in base64."""
+    """The payload of a function's task: its blob's name, and its sealed arguments in base64.
+
+    A small function that is called once travels along as `code`, in base64: nobody has to keep it.
+    """
 
     function: str
     arguments: str
+    code: str = ""
 
 
 class Returned(Answer):

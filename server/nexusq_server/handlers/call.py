@@ -40,6 +40,7 @@ MAX_FUNCTIONS, MAX_VALUE_BYTES = 100, 256 * 2**20
 PATIENCE_SECONDS, BACK_SECONDS = 20.0, 10.0
 
 BlobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="the function, from PUT /blobs")]
+Code = Annotated[str, Meta(description="the signed function itself, in base64, where it is not from PUT /blobs")]
 Sealed = Annotated[str, Meta(description="its signed arguments, in base64")]
 
 
@@ -52,14 +53,14 @@ def call_handlers(settings: Settings) -> list[Callable[..., Any]]:
     functions = _Functions(settings)
 
     @task(CALL, executor="process")
-    def call(function: BlobId, arguments: Sealed) -> dict[str, str]:
+    def call(function: BlobId, arguments: Sealed, code: Code = "") -> dict[str, str]:
         """Run a Python function that was sent by value, in a process."""
-        return functions.run(function, arguments)
+        return functions.run(function, arguments, code)
 
     @task(CALL_THREAD, executor="thread")
-    def call_thread(function: BlobId, arguments: Sealed) -> dict[str, str]:
+    def call_thread(function: BlobId, arguments: Sealed, code: Code = "") -> dict[str, str]:
         """Run a Python function that was sent by value, in a thread."""
-        return functions.run(function, arguments)
+        return functions.run(function, arguments, code)
 
     return [call, call_thread]
 
@@ -75,9 +76,9 @@ class _Functions:
         self._functions: OrderedDict[str, Callable[..., Any]] = OrderedDict()
         self._values: OrderedDict[str, bytes] = OrderedDict()
 
-    def run(self, function_id: str, arguments: str) -> dict[str, str]:
+    def run(self, function_id: str, arguments: str, code: str) -> dict[str, str]:
         """Call the function; give what it returned, sealed, and what it printed."""
-        function = self._function(function_id)
+        function = self._function(function_id, code)
         pickled = calls.unseal(self._key, function_id, calls.from_text(arguments))
         args, kwargs = _Unpickler(io.BytesIO(pickled), self._value).load()
         with _printed() as printed:
@@ -86,13 +87,16 @@ class _Functions:
         answer = {"pickle": calls.to_text(sealed)}
         return answer | {"stdout": printed.text()} if printed.text() else answer
 
-    def _function(self, blob_id: str) -> Callable[..., Any]:
+    def _function(self, blob_id: str, code: str) -> Callable[..., Any]:
         with self._lock:
             function = self._functions.get(blob_id)
             if function is not None:
                 self._functions.move_to_end(blob_id)
                 return function
-        head, pickled = calls.unpack_function(self._key, self._fetch(blob_id))
+        blob = calls.from_text(code) if code else self._fetch(blob_id)
+        if blobs.blob_id(blob) != blob_id:
+            raise blobs.BadSignature(f"expected the function {blob_id}, got another one")
+        head, pickled = calls.unpack_function(self._key, blob)
         _check(head)
         if head.source is not None:
             # Without a time of change: `linecache` keeps it, as it does for what a loader gave.
