@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from nexusq_sdk.batch import Batch
@@ -156,6 +158,24 @@ class Submits:
         ...     [future.result() for future in concurrent.futures.as_completed(futures)]
         """
         return TaskExecutor(self._connection, to_wire({**self._options, **options}), max_workers, executor)
+
+    def joblib(
+        self, *, executor: Executor = "process", **options: Unpack[SubmitOptions]
+    ) -> AbstractContextManager[Any]:
+        """Have joblib, and with it scikit-learn, run on the workers within a ``with`` block.
+
+        Needs joblib. ``joblib.parallel_config("nexusq", client=client)`` does the same, once
+        ``import nexusq_sdk.joblib_backend`` has registered it.
+
+        Examples
+        --------
+        >>> with client.joblib():  # doctest: +SKIP
+        ...     GridSearchCV(model, grid, n_jobs=-1).fit(X, y)
+        """
+        # By its name: it stands above the client, and only those who have joblib have a use for it.
+        backend = importlib.import_module("nexusq_sdk.joblib_backend")
+        chosen: AbstractContextManager[Any] = backend.parallel_on(self, executor=executor, **self._options, **options)
+        return chosen
 
     def _submit_task(self, task_type: str, payload: Any, **options: Unpack[SubmitOptions]) -> Task:
         said = to_wire({**self._options, **options})

@@ -145,3 +145,8 @@ def unpack_function(key: bytes, blob: bytes) -> tuple[Head, bytes]:
 def run_chunk(function: Callable[..., Any], chunk: Iterable[tuple[Any, ...]]) -> list[Any]:
     """Call a function for each of several tuples of arguments: what `Executor.map` sends with a `chunksize`."""
     return [function(*args) for args in chunk]
+
+
+def run_batch(calls: Callable[[], Any]) -> Any:
+    """Make joblib's batch of calls."""
+    return calls()
