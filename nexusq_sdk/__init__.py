@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from nexusq_sdk.batch import Batch, Task
+    from nexusq_sdk.batch import Batch
     from nexusq_sdk.client import Client
     from nexusq_sdk.errors import (
+        BatchFailed,
         ConnectionFailed,
+        NameTaken,
         NexusQError,
         Refused,
         ResultExpired,
+        ResultsExpireSoon,
         RowError,
         ServerFailed,
         ServerUnavailable,
@@ -32,25 +35,29 @@ if TYPE_CHECKING:
     from nexusq_sdk.local_cluster import LocalCluster, LocalClusterError, local
     from nexusq_sdk.protocol.words import Status
     from nexusq_sdk.redis_view import RedisView
+    from nexusq_sdk.task import Task
     from nexusq_sdk.tasks import Cancelled, Retry, TimeLimitExceeded, WorkerLost, current_task, task
 
 _HOMES = {
     "Batch": "batch",
+    "BatchFailed": "errors",
     "Cancelled": "tasks",
     "Client": "client",
     "ConnectionFailed": "errors",
     "LocalCluster": "local_cluster",
     "LocalClusterError": "local_cluster",
+    "NameTaken": "errors",
     "NexusQError": "errors",
     "RedisView": "redis_view",
     "Refused": "errors",
     "ResultExpired": "errors",
+    "ResultsExpireSoon": "errors",
     "Retry": "tasks",
     "RowError": "errors",
     "ServerFailed": "errors",
     "ServerUnavailable": "errors",
     "Status": "protocol.words",
-    "Task": "batch",
+    "Task": "task",
     "TaskCancelled": "errors",
     "TaskFailed": "errors",
     "TimeLimitExceeded": "tasks",
@@ -66,15 +73,18 @@ _HOMES = {
 
 __all__ = [
     "Batch",
+    "BatchFailed",
     "Cancelled",
     "Client",
     "ConnectionFailed",
     "LocalCluster",
     "LocalClusterError",
+    "NameTaken",
     "NexusQError",
     "RedisView",
     "Refused",
     "ResultExpired",
+    "ResultsExpireSoon",
     "Retry",
     "RowError",
     "ServerFailed",

@@ -1,4 +1,4 @@
-"""What a user holds of a task or a batch: an id and a connection. Made by `Client`, or again from an id.
+"""What a user holds of a batch: an id and a connection. Made by `Client`, or again from an id or a name.
 
 Handles are for one thread each; only a `Progress` polls in a thread of its own.
 """
@@ -6,197 +6,50 @@ Handles are for one thread each; only a `Progress` polls in a thread of its own.
 from __future__ import annotations
 
 import contextlib
-import html
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from nexusq_sdk import handle_html, outcomes
 from nexusq_sdk import progress as progress_
-from nexusq_sdk.errors import (
-    ConnectionFailed,
-    ResultExpired,
-    ServerUnavailable,
-    TaskCancelled,
-    TaskFailed,
-    UnknownTask,
-    WaitTimeout,
+from nexusq_sdk.connection import Connection
+from nexusq_sdk.errors import NexusQError, UnknownTask, WaitTimeout
+from nexusq_sdk.functions import open_column
+from nexusq_sdk.handles import (
+    GLANCE,
+    LAG,
+    OnInterrupt,
+    Reads,
+    Writes,
+    pauses,
+    payload_text,
+    poll,
+    quick,
+    resumable,
+    warn_if_soon,
+    writes,
 )
-from nexusq_sdk.functions import open_column, open_result
 from nexusq_sdk.options import seconds
-from nexusq_sdk.protocol.wire import BatchView, Requeued, Submitted, TaskError, TaskPage, TaskView
+from nexusq_sdk.outcomes import Errors
+from nexusq_sdk.progress_text import describe, ended, finished
+from nexusq_sdk.protocol import ids
+from nexusq_sdk.protocol.wire import BatchView, Options, TaskError
 from nexusq_sdk.protocol.words import Status
+from nexusq_sdk.rows import encode_rows, index_of
+from nexusq_sdk.sending import send_batch
+from nexusq_sdk.task import Task
 
 if TYPE_CHECKING:
+    import matplotlib.figure
     import pandas as pd
 
-#: Waiting asks often at first, since most tasks are short, and ever less often later.
-FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.5
-#: Seconds in which the state of what was just accepted may be missing: Kafka has it, Redis was away.
-LAG = 60.0
+__all__ = ["Batch", "Task"]
+
 #: Seconds that a finished wait gives the progress display for its last drawing.
 LAST_DRAWING = 2.0
-
-
-class Reads(Protocol):
-    """The three reads that a handle needs: `Connection` and `RedisView` have them."""
-
-    signing_key: bytes | None
-
-    def task(self, task_id: str) -> TaskView:
-        """Give all that is known of a task."""
-
-    def batch(self, batch_id: str) -> BatchView:
-        """Give a batch's counters."""
-
-    def batch_tasks(self, batch_id: str, *, payload: bool = False) -> Iterator[TaskPage]:
-        """Give a batch's tasks by columns, page after page."""
-
-
-def _poll(ended: Callable[[], bool], timeout: float | timedelta | None) -> bool:
-    """Ask until it has ended; False if it had not in time."""
-    limit = seconds(timeout)
-    deadline = None if limit is None else time.monotonic() + limit
-    pause = FIRST_PAUSE
-    while not ended():
-        left = LONGEST_PAUSE if deadline is None else deadline - time.monotonic()
-        if left <= 0:
-            return False
-        time.sleep(min(pause, left))
-        pause = min(1.3 * pause, LONGEST_PAUSE)
-    return True
-
-
-@runtime_checkable
-class Writes(Protocol):
-    """What a handle needs to change something: `Connection` has it, `RedisView` does not."""
-
-    def cancel_task(self, task_id: str) -> Submitted:
-        """Cancel a task."""
-
-    def retry_task(self, task_id: str) -> Submitted:
-        """Try a task again."""
-
-    def cancel_batch(self, batch_id: str) -> BatchView:
-        """Cancel a batch."""
-
-    def retry_batch(self, batch_id: str, *, cancelled: bool = False) -> Requeued:
-        """Try a batch's failed tasks again."""
-
-
-def _writes(reads: Reads) -> Writes:
-    if not isinstance(reads, Writes):
-        raise TypeError(
-            f"expected a handle of a Client, since only the API changes tasks, got one of {type(reads).__name__}"
-        )
-    return reads
-
-
-@contextlib.contextmanager
-def _resumable(handle: Task | Batch) -> Iterator[None]:
-    """Say, where a wait is broken off, that what was waited for goes on, and how to take it up again."""
-    try:
-        yield
-    except (KeyboardInterrupt, ConnectionFailed, ServerUnavailable) as error:
-        name = type(handle).__name__.lower()
-        error.add_note(f"The {name} goes on. Take it up again, from any kernel: client.{name}({handle.id!r})")
-        raise
-
-
-class Task:
-    """One task that was submitted.
-
-    Attributes
-    ----------
-    id : str
-        Good for `Client.task` in any other kernel.
-    """
-
-    def __init__(self, task_id: str, reads: Reads, submitted: TaskView | None = None) -> None:
-        self.id = task_id
-        self._reads = reads
-        self._seen = submitted
-        self._lag_ends = time.monotonic() + LAG if submitted else 0.0
-
-    @property
-    def status(self) -> Status:
-        """The status as the server has it now."""
-        return self.info().status
-
-    def info(self) -> TaskView:
-        """Give all that is known now: status, result, error, attempt, worker, times.
-
-        Raises
-        ------
-        UnknownTask, ResultExpired
-        """
-        if self._seen is None or not self._seen.status.terminal:
-            try:
-                self._seen = self._reads.task(self.id)
-                self._lag_ends = 0.0
-            except UnknownTask:
-                if self._seen is None or time.monotonic() > self._lag_ends:
-                    raise
-        return self._seen
-
-    def done(self) -> bool:
-        """Whether the task has ended."""
-        return self.info().status.terminal
-
-    def wait(self, timeout: float | timedelta | None = None) -> Task:
-        """Wait for the end, however it went.
-
-        Raises
-        ------
-        WaitTimeout
-            If it has not ended after `timeout` (seconds or timedelta); it goes on.
-        """
-        with _resumable(self):
-            if not _poll(self.done, timeout):
-                raise WaitTimeout(f"task {self.id} was still {self.status} after {seconds(timeout):g} s; it goes on")
-        return self
-
-    def result(self, timeout: float | timedelta | None = None) -> Any:
-        """Wait for the end and give what the handler returned.
-
-        Raises
-        ------
-        TaskFailed
-            With the worker's traceback.
-        TaskCancelled, WaitTimeout
-        """
-        info = self.wait(timeout).info()
-        _raise_unless_completed(self.id, info.status, info.error)
-        value = msgspec.json.decode(info.result) if isinstance(info.result, msgspec.Raw) else None
-        return open_result(info.task_type, self.id, value, self._reads.signing_key)
-
-    def cancel(self) -> bool:
-        """Cancel it: at once where it waits; where it runs, its handler is asked to end.
-
-        Returns
-        -------
-        bool
-            False if it had ended before.
-        """
-        status = _writes(self._reads).cancel_task(self.id).status
-        return status is Status.CANCELLED or not status.terminal
-
-    def retry(self) -> Task:
-        """Try it again from its first attempt, if it has failed or was cancelled.
-
-        Raises
-        ------
-        Refused
-            If it has not ended so.
-        """
-        _writes(self._reads).retry_task(self.id)
-        self._seen = None
-        return self
-
-    def __repr__(self) -> str:
-        return f"<Task {self.id}{f' {self._seen.status}' if self._seen else ''}>"
 
 
 class Batch:
@@ -215,11 +68,14 @@ class Batch:
         *,
         index: pd.Index[Any] | None = None,
         submitted: BatchView | None = None,
+        options: Options | None = None,
     ) -> None:
         self.id = batch_id
         self._reads = reads
         self._index = index
+        self._options = options
         self._seen = submitted
+        self._seen_at = time.monotonic() if submitted else -GLANCE
         self._lag_ends = time.monotonic() + LAG if submitted else 0.0
         self._shown: list[progress_.Progress] = []
 
@@ -230,14 +86,20 @@ class Batch:
         ------
         UnknownTask
         """
-        if self._seen is None or not progress_.finished(self._seen):
+        if self._seen is None or not finished(self._seen) or self._seen.expires_at is None:
             try:
                 self._seen = self._reads.batch(self.id)
                 self._lag_ends = 0.0
             except UnknownTask:
                 if self._seen is None or time.monotonic() > self._lag_ends:
                     raise
+            self._seen_at = time.monotonic()
         return self._seen
+
+    @property
+    def name(self) -> str | None:
+        """The name that it was submitted under, or None."""
+        return (self._seen or self.info()).name
 
     def counts(self) -> dict[str, int]:
         """Give the number of tasks for each status."""
@@ -245,32 +107,43 @@ class Batch:
 
     def done(self) -> bool:
         """Whether all tasks have ended."""
-        return progress_.finished(self.info())
+        return finished(self.info())
 
     def __len__(self) -> int:
         return (self._seen or self.info()).size
 
-    def wait(self, timeout: float | timedelta | None = None) -> Batch:
+    def wait(self, timeout: float | timedelta | None = None, *, on_interrupt: OnInterrupt = "leave") -> Batch:
         """Wait until all tasks have ended, however they went. Interrupting it leaves the batch running.
+
+        Parameters
+        ----------
+        timeout
+            Seconds or a timedelta.
+        on_interrupt : {"leave", "cancel"}
+            What becomes of the batch when the wait is interrupted (Ctrl-C, the stop button).
 
         Raises
         ------
         WaitTimeout
-            If some have not ended after `timeout` (seconds or timedelta); they go on.
+            If some have not ended in time; they go on.
         """
-        with _resumable(self):
-            if not _poll(self.done, timeout):
-                stand = progress_.describe(self.info())
-                raise WaitTimeout(f"batch {self.id}: {stand} after {seconds(timeout):g} s; it goes on")
-        # What is printed next should not land in the middle of a bar.
-        deadline = time.monotonic() + LAST_DRAWING
-        while self._shown:
-            self._shown.pop().join(max(0.0, deadline - time.monotonic()))
+        with resumable("batch", self.id, self._stand, on_interrupt, self.cancel):
+            if not poll(self.done, timeout):
+                raise WaitTimeout(f"batch {self.id}: {self._stand()} after {seconds(timeout):g} s; it goes on")
+            # What is printed next should not land in the middle of a bar.
+            deadline = time.monotonic() + LAST_DRAWING
+            while self._shown:
+                self._shown.pop().join(max(0.0, deadline - time.monotonic()))
         return self
 
     def progress(self) -> progress_.Progress:
-        """Show how far it is, and go on showing it while you do other things: a widget, a bar, or lines in a log."""
-        shown = progress_.Progress(lambda: self._reads.batch(self.id), progress_.choose_drawer())
+        """Show how far it is, and go on showing it while you do other things: a widget, a bar, or lines in a log.
+
+        It returns at once; `wait` waits.
+        """
+        cancel = self.cancel if isinstance(self._reads, Writes) else None
+        drawer = progress_.choose_drawer(cancel, self._example, self._glance())
+        shown = progress_.Progress(lambda: self._reads.batch(self.id), drawer)
         shown.start()
         self._shown.append(shown)
         return shown
@@ -280,7 +153,7 @@ class Batch:
 
         Tasks that run are asked to end: `wait` for that.
         """
-        self._seen = _writes(self._reads).cancel_batch(self.id)
+        self._seen = writes(self._reads).cancel_batch(self.id)
         return self
 
     def retry_failed(self, *, cancelled: bool = False) -> int:
@@ -291,17 +164,58 @@ class Batch:
         cancelled : bool
             Whether to take back those that were cancelled as well.
         """
-        requeued = _writes(self._reads).retry_batch(self.id, cancelled=cancelled).requeued
+        requeued = writes(self._reads).retry_batch(self.id, cancelled=cancelled).requeued
         self._seen = None
         return requeued
 
-    def frame(self, *, payload: bool = False) -> pd.DataFrame:
+    def resubmit(self, rows: pd.DataFrame | Iterable[Any] | None = None) -> Batch:
+        """Submit another batch of the same task type with the same options: of the failed rows, or of other rows.
+
+        Parameters
+        ----------
+        rows : DataFrame or iterable of payloads, optional
+            Otherwise the payloads of the rows that failed or were cancelled, under their labels.
+
+        Examples
+        --------
+        >>> batch.resubmit(people[people["country"] == "NL"]).wait()  # doctest: +SKIP
+        """
+        connection = self._reads
+        if not isinstance(connection, Connection):
+            writes(connection)  # says what is expected
+            raise TypeError(f"expected a handle of a Client, got one of {type(connection).__name__}")
+        options, task_type = self._said(), self.info().task_type
+        index = index_of(rows)
+        if rows is None:
+            frame = self._frame_of((Status.FAILED, Status.CANCELLED), raw=True)
+            rows, index = frame["payload"].tolist(), frame.index
+        sent = send_batch(connection, task_type, encode_rows(rows), options)
+        return Batch(sent.batch_id, connection, index=index, submitted=sent, options=options)
+
+    def _said(self) -> Options:
+        """Give the options that it was submitted with, without what was for that one time."""
+        if self._options is not None:
+            return msgspec.structs.replace(self._options, idempotency_key=None, eta=None, delay_seconds=None)
+        known = Options(queue=self.info().queue, allow_unknown=True)
+        if not len(self):
+            return known
+        first = self._reads.task(ids.task_id(self.id, 0))
+        kept = first.options or Options()
+        return msgspec.structs.replace(kept, eta=None, queue=first.queue, priority=first.priority, allow_unknown=True)
+
+    def frame(
+        self, *, payload: bool = False, expand: bool = False, dtype_backend: Literal["pyarrow"] | None = None
+    ) -> pd.DataFrame:
         """Give the outcomes so far, a row for each task in the order of the rows that were submitted.
 
         Parameters
         ----------
         payload : bool
             Whether to bring the payloads back as well.
+        expand : bool
+            Whether results that are dicts become columns, ``result.<field>``. What is no dict stays in ``result``.
+        dtype_backend : {"pyarrow"}, optional
+            Keep text in Arrow's strings: a fraction of the memory. Needs pyarrow.
 
         Returns
         -------
@@ -310,6 +224,7 @@ class Batch:
             submitted, so that ``people.join(batch.frame())`` puts outcomes beside inputs; otherwise, as from
             `Client.batch`, 0 … n-1, the rows' positions. Where a label stands twice in it, put both side by side by
             ``pd.concat([people, batch.frame()], axis=1)``: a join would pair each with each.
+            For files see `nexusq_sdk.frames.to_text`.
 
         Examples
         --------
@@ -318,10 +233,30 @@ class Batch:
         """
         from nexusq_sdk import frames  # noqa: PLC0415 - pandas loads when a frame is wanted
 
+        self._warn_if_soon()
         columns = frames.gather(self._reads.batch_tasks(self.id, payload=payload), payload)
         columns = open_column(columns, self._reads.signing_key)
         fits = self._index is not None and len(self._index) == len(columns["taskId"])
-        return frames.task_frame(columns, self._index if fits else None)
+        frame = frames.task_frame(columns, self._index if fits else None, dtype_backend)
+        return frames.expand(frame) if expand else frame
+
+    def failed(self) -> pd.DataFrame:
+        """Give the rows that failed, with their payloads and errors: columns and index as of ``frame(payload=True)``.
+
+        Examples
+        --------
+        >>> batch.failed().groupby("error_type").size()  # doctest: +SKIP
+        """
+        return self._frame_of((Status.FAILED,))
+
+    def _frame_of(self, statuses: tuple[Status, ...], raw: bool = False) -> pd.DataFrame:
+        from nexusq_sdk import frames  # noqa: PLC0415 - as above
+
+        pages = self._reads.batch_tasks(self.id, payload=True)
+        columns, positions = frames.gather_where(pages, "status", {status.value for status in statuses})
+        if not raw:
+            columns = open_column(columns, self._reads.signing_key)
+        return frames.task_frame(columns, frames.labels(self._index, positions, len(self)))
 
     def report(self) -> pd.DataFrame:
         """Sum the batch up: counts by status, and percentiles of waiting and running. See `frames.report_frame`."""
@@ -329,47 +264,124 @@ class Batch:
 
         return frames.report_frame(self.frame())
 
-    def results(self, timeout: float | timedelta | None = None) -> Iterator[Any]:
+    def results(self, timeout: float | timedelta | None = None, *, errors: Errors = "raise") -> Iterator[Any]:
         """Wait for the end and give the results, one for each row, in the rows' order.
+
+        Parameters
+        ----------
+        errors : {"raise", "return", "skip"}
+            What to do at a row without a result: raise; give the exception in its place; leave it out.
 
         Raises
         ------
         TaskFailed
-            At the first row that failed.
-        TaskCancelled, ResultExpired, WaitTimeout
+            At the first row that failed. If others failed too it is a `BatchFailed`: one traceback for each kind of
+            error, with counts.
+        TaskCancelled, ResultExpired
+            At a row that was cancelled, or whose result is not kept any more.
+        WaitTimeout
         """
+        if errors not in {"raise", "return", "skip"}:
+            raise ValueError(f"expected errors to be 'raise', 'return' or 'skip', got {errors!r}")
         self.wait(timeout)
-        return self._results()
+        self._warn_if_soon()
+        pages = self._reads.batch_tasks(self.id)
+        return outcomes.results(pages, self.id, len(self), errors, self._label, self._payload, self._reads.signing_key)
 
-    def _results(self) -> Iterator[Any]:
-        for page in self._reads.batch_tasks(self.id):
-            columns = (page.columns[name] for name in ("taskId", "taskType", "status", "result", "error"))
-            for task_id, task_type, status, result, error in zip(*columns, strict=True):
-                if status is None:
-                    raise ResultExpired(f"task {task_id} has ended and its state is not kept any more")
-                _raise_unless_completed(task_id, status, error and msgspec.convert(error, TaskError))
-                yield open_result(task_type, task_id, result, self._reads.signing_key)
+    def as_completed(self, timeout: float | timedelta | None = None) -> Iterator[Task]:
+        """Give its tasks as they end, in about that order: each with its ``label``, and ``result()`` at hand.
+
+        The counters are polled; rows are read in bulk, and only when more have ended.
+
+        Raises
+        ------
+        WaitTimeout
+            If some have not ended in time; they go on.
+
+        Examples
+        --------
+        >>> for task in batch.as_completed():  # doctest: +SKIP
+        ...     print(task.label, task.exception() or task.result())
+        """
+        limit = seconds(timeout)
+        deadline = None if limit is None else time.monotonic() + limit
+        given: set[int] = set()
+        first = seen = 0  # all rows before `first` were given
+        with resumable("batch", self.id, self._stand, "leave", self.cancel):
+            for pause in pauses():
+                view = self.info()
+                if ended(view) > seen:
+                    seen, at = ended(view), first
+                    for page in self._reads.batch_tasks(self.id, first=first):
+                        for position, row in enumerate(outcomes.rows(page), at):
+                            if row.ended and position not in given:
+                                given.add(position)
+                                yield self._task(row, position)
+                        at += len(page.columns["taskId"])
+                        if first + len(given) >= seen:
+                            break
+                    while first in given:
+                        given.discard(first)
+                        first += 1
+                if finished(view) and first >= view.size:
+                    return
+                left = pause if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    raise WaitTimeout(f"batch {self.id}: {self._stand()} after {limit:g} s; it goes on")
+                time.sleep(min(pause, left))
+
+    def plot(self) -> matplotlib.figure.Figure:
+        """Draw when which worker ran which task, and how long tasks ran. Needs matplotlib.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from nexusq_sdk import plots  # noqa: PLC0415 - matplotlib loads when a plot is wanted
+
+        return plots.batch_figure(self.frame(), repr(self))
+
+    def _task(self, row: outcomes.Row, position: int) -> Task:
+        # What has expired is asked for again, and says so then.
+        return Task(row.task_id, self._reads, row.view() if row.status else None, label=self._label(position))
+
+    def _label(self, position: int) -> object:
+        return self._index[position] if self._index is not None and position < len(self._index) else position
+
+    def _payload(self, task_id: str) -> str | None:
+        try:
+            return payload_text(self._reads.task(task_id))
+        except NexusQError:
+            return None  # the error is worth telling without it
+
+    def _example(self, task_id: str) -> TaskError | None:
+        try:
+            return quick(self._reads).task(task_id).error
+        except Exception:
+            return None  # what is shown is not worth an error
+
+    def _stand(self) -> str:
+        return describe(self._seen) if self._seen else "not seen yet"
+
+    def _warn_if_soon(self) -> None:
+        view = self._seen
+        if view is not None and view.finished_at is not None:
+            warn_if_soon(f"batch {self.id}", view.finished_at, view.expires_at)
+
+    def _glance(self) -> BatchView | None:
+        """Give what was seen within the last second, else ask once; never raise."""
+        seen = self._seen
+        if (seen is None or not finished(seen)) and time.monotonic() - self._seen_at > GLANCE:
+            self._seen_at = time.monotonic()
+            with contextlib.suppress(Exception):  # what is shown is not worth an error: the next call tells
+                self._seen = seen = quick(self._reads).batch(self.id)
+        return seen
 
     def __repr__(self) -> str:
-        return f"<Batch {self.id}{f' {self._seen.task_type}: {progress_.describe(self._seen)}' if self._seen else ''}>"
+        seen = self._glance()
+        name = f" {seen.name!r}" if seen and seen.name else ""
+        return f"<Batch {self.id}{name}{f' {seen.task_type}: {describe(seen)}' if seen else ''}>"
 
     def _repr_html_(self) -> str:
-        if self._seen is None:
-            return html.escape(repr(self))
-        rows = "".join(
-            f"<tr><td>{name}</td><td>{count:,}</td></tr>" for name, count in self._seen.counts.items() if count
-        )
-        title = f"{html.escape(self._seen.task_type)} <code>{html.escape(self.id)}</code>"
-        return f"<div><b>Batch</b> {title}<br>{progress_.describe(self._seen)}<table>{rows}</table></div>"
-
-
-def _raise_unless_completed(task_id: str, status: str, error: TaskError | None) -> None:
-    if error is not None:
-        raise TaskFailed(
-            f"task {task_id} failed: {error.type}: {error.message}",
-            task_id=task_id,
-            error_type=error.type,
-            remote_traceback=error.traceback,
-        )
-    if status == Status.CANCELLED:
-        raise TaskCancelled(f"task {task_id} was cancelled")
+        seen = self._glance()
+        return f"<div>Batch <code>{handle_html.text(self.id)}</code></div>" if seen is None else handle_html.batch(seen)

@@ -1,26 +1,25 @@
-"""The client: a method for each call of the API, and what is sent made fit for sending."""
+"""The client: a method for each call of the API. How work is submitted stands in `submits`, its base."""
 
 from __future__ import annotations
 
-import copy
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack
 
-import msgspec
-
-from nexusq_sdk.batch import Batch, Task
+from nexusq_sdk.batch import Batch
 from nexusq_sdk.connection import PAGE, Connection
-from nexusq_sdk.functions import Executor, encode_call, encode_calls, key_for, open_column, send_function
-from nexusq_sdk.options import SubmitOptions, to_wire
-from nexusq_sdk.protocol.wire import DeadLetter, Requeue, ScheduleView, TaskView
+from nexusq_sdk.errors import check_batch_reference
+from nexusq_sdk.functions import key_for, open_column
+from nexusq_sdk.options import SubmitOptions
+from nexusq_sdk.protocol import ids
+from nexusq_sdk.protocol.wire import BatchView, DeadLetter, Requeue, ScheduleView
 from nexusq_sdk.protocol.words import Status
-from nexusq_sdk.rows import encode_payload, encode_rows, index_of
 from nexusq_sdk.schedules import check_name, encode_schedule, schedule_frame
-from nexusq_sdk.sending import send_batch, send_task, type_field
+from nexusq_sdk.submits import Submits
+from nexusq_sdk.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +34,7 @@ def recent() -> Client:
     return client or Client()
 
 
-class Client:
+class Client(Submits):
     """A NexusQ's API.
 
     Parameters
@@ -68,153 +67,6 @@ class Client:
         """Where the API answers."""
         return self._connection.url
 
-    def options(self, **options: Unpack[SubmitOptions]) -> Client:
-        """Give a view of this client whose submits have these options; it shares the connection.
-
-        Examples
-        --------
-        >>> client.options(priority="high", timeout=60).submit(train, alpha=0.1)  # doctest: +SKIP
-        """
-        to_wire(options)
-        view = copy.copy(self)
-        view._options = {**self._options, **options}
-        return view
-
-    @overload
-    def submit(self, task_type: str, payload: Any, **options: Unpack[SubmitOptions]) -> Task: ...
-    @overload
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task: ...
-    def submit(self, *given: Any, **named: Any) -> Task:
-        """Submit one task: of a task type, ``submit("EMAIL_SEND", payload)``, or a function's call, ``submit(fn, 1)``.
-
-        A function is sent by value, signed with the cluster's key, and runs in a process of its own there, whatever
-        its module; its arguments stand behind it, so that its options are said by `options`.
-
-        Parameters
-        ----------
-        task_type : str
-            What is to be done, such as ``"EMAIL_SEND"``.
-        payload : dict, or anything with a JSON form
-            What its handler is given. What becomes of each value: `nexusq_sdk.values`.
-        function, *args, **kwargs
-            What is to be called, and with what: anything that can be pickled. `Task.result` is what it returns.
-        **options
-            ``queue``, ``priority``, ``delay``, ``eta``, ``max_attempts``, ``backoff``, ``timeout``, ``result_ttl``,
-            ``idempotency_key``, ``allow_unknown``: see `nexusq_sdk.options.SubmitOptions`.
-
-        Returns
-        -------
-        Task
-            It is safe from now on: it will run whatever is killed.
-
-        Raises
-        ------
-        Refused
-            If the payload does not fit the handler, or the type is unknown (`UnknownTaskType`).
-        RowError
-            If the payload has no JSON form.
-        NotPicklable
-            If the function or an argument can't be pickled or is too large.
-        FunctionsOff, WrongKey
-            If there is no signing key, or not the server's.
-        ConnectionFailed, ServerUnavailable
-
-        Examples
-        --------
-        >>> client.submit(pow, 2, 10).result()  # doctest: +SKIP
-        1024
-        """
-        if given and callable(given[0]):
-            function = send_function(self._connection, given[0])
-            payload = encode_call(self._connection, function, given[1:], named)
-            return self._handle(send_task(self._connection, function.task_type, payload, to_wire(self._options)))
-        return self._submit_task(*given, **named)
-
-    def map(
-        self,
-        function: Callable[..., Any],
-        rows: pd.DataFrame | Iterable[Any],
-        *,
-        executor: Executor = "process",
-        **options: Unpack[SubmitOptions],
-    ) -> Batch:
-        """Call a function for each row on the workers: ``function(**row)`` for a DataFrame, else ``function(item)``.
-
-        The function is sent once, by value, whatever its module: one that was defined in a cell will do. What it
-        refers to comes along, except for installed packages, which the workers must have in the same major version,
-        with the same Python. Values of a row are anything that can be pickled.
-
-        Parameters
-        ----------
-        rows : DataFrame, or iterable of values
-            As for `submit_batch`, rows are sent in chunks as they are read.
-        executor : {"process", "thread"}
-            Where a worker runs it: a process for what keeps a CPU busy, a thread for what waits.
-
-        The options and what is raised are those of `submit`.
-
-        Returns
-        -------
-        Batch
-            `Batch.results` and `Batch.frame` give what was returned, the very objects.
-
-        Examples
-        --------
-        >>> def area(width, height):
-        ...     return width * height
-        >>> client.map(area, pd.DataFrame({"width": [1, 2], "height": [3, 4]})).results()  # doctest: +SKIP
-        """
-        sent = send_function(self._connection, function, executor)
-        return self._send(sent.task_type, encode_calls(self._connection, sent, rows), index_of(rows), options)
-
-    def _submit_task(self, task_type: str, payload: Any, **options: Unpack[SubmitOptions]) -> Task:
-        said = to_wire({**self._options, **options})
-        type_field(task_type)
-        return self._handle(send_task(self._connection, task_type, encode_payload(payload), said))
-
-    def submit_batch(
-        self,
-        task_type: str,
-        rows: pd.DataFrame | Iterable[Any],
-        **options: Unpack[SubmitOptions],
-    ) -> Batch:
-        """Submit a task for each row.
-
-        Rows are sent in chunks as they are read: memory stays constant, whatever an iterable gives. A DataFrame is
-        checked whole before its first row is sent.
-
-        Parameters
-        ----------
-        rows : DataFrame, or iterable of payloads
-            A row of a DataFrame becomes an object with its columns as fields; an item of an iterable is a payload as
-            it is. What becomes of each value: `nexusq_sdk.values`.
-
-        The other parameters, and what is raised, are those of `submit`; moreover:
-
-        Returns
-        -------
-        Batch
-            All its tasks are safe from now on.
-
-        Raises
-        ------
-        RowError
-            If a value has no JSON form: row and column are named. Of a DataFrame nothing was submitted then. Of an
-            iterable, rows before it may have been: the error's note says how many, and in which batch.
-        """
-        type_field(task_type)
-        return self._send(task_type, encode_rows(rows), index_of(rows), options)
-
-    def _send(
-        self, task_type: str, payloads: Iterator[bytes], index: pd.Index[Any] | None, options: SubmitOptions
-    ) -> Batch:
-        said = to_wire({**self._options, **options})
-        submitted = send_batch(self._connection, task_type, payloads, said)
-        return Batch(submitted.batch_id, self._connection, index=index, submitted=submitted)
-
-    def _handle(self, submitted: TaskView) -> Task:
-        return Task(submitted.task_id, self._connection, submitted)
-
     def task(self, task_id: str) -> Task:
         """Take up a task by its id, from any kernel. Raises `UnknownTask` or `ResultExpired`."""
         task = Task(task_id, self._connection)
@@ -222,7 +74,10 @@ class Client:
         return task
 
     def batch(self, batch_id: str) -> Batch:
-        """Take up a batch by its id, from any kernel. Raises `UnknownTask`."""
+        """Take up a batch by its id or its name, from any kernel. Raises `UnknownTask`."""
+        check_batch_reference(batch_id)
+        if not ids.is_id(batch_id):
+            batch_id = self._connection.named_batch(batch_id).batch_id
         batch = Batch(batch_id, self._connection)
         batch.info()
         return batch
@@ -255,12 +110,13 @@ class Client:
 
         if limit < 0:
             raise ValueError(f"expected limit to be 0 or more, got {limit}")
-        if isinstance(since, timedelta):
-            since = f"{math.ceil(since.total_seconds())}s"
-        elif isinstance(since, datetime):
-            # A pandas Timestamp passes for a datetime, and has an astimezone() of its own.
-            since = datetime.combine(since.date(), since.time(), since.tzinfo).astimezone(UTC).isoformat()
-        asked = {"status": status, "type": task_type, "batch": batch, "since": since, "payload": str(payload).lower()}
+        asked = {
+            "status": status,
+            "type": task_type,
+            "batch": batch,
+            "since": _since(since),
+            "payload": str(payload).lower(),
+        }
         asked["limit"] = str(min(max(limit, 1), PAGE))
         pages = self._connection.tasks({name: str(value) for name, value in asked.items() if value is not None})
         columns = open_column(frames.gather(_until(pages, limit), payload), self._connection.signing_key)
@@ -360,13 +216,63 @@ class Client:
         ]
         return pd.DataFrame(rows, columns=["task_type", "description", "fields"])
 
-    def workers(self) -> pd.DataFrame:
-        """Give the live workers, a row each."""
-        import pandas as pd  # noqa: PLC0415 - as above
+    def batches(self, *, since: str | datetime | timedelta | None = None, limit: int = 1000) -> pd.DataFrame:
+        """Give the batches, newest first.
 
-        rows = [msgspec.structs.asdict(worker) for worker in self._connection.workers().workers]
-        columns = ["worker", "queues", "task_types", "concurrency", "running", "settled", "rejected", "started_at"]
-        return pd.DataFrame(rows, columns=columns)
+        Parameters
+        ----------
+        since : str, timedelta or datetime, optional
+            Submitted since: ``"15m"``, ``"2h"``, a span, or a moment.
+        limit : int
+            The most rows.
+
+        Returns
+        -------
+        DataFrame, shape (at most limit, 17)
+            Columns ``batch_id``, ``name``, ``task_type``, ``queue``, ``size``, a count for each status
+            (``scheduled`` ... ``cancelled``), ``rate`` (tasks ended a second), ``p50`` and ``p95`` (how long attempts
+            ran, within a tenth), ``submitted_at``, ``started_at``, ``finished_at``.
+
+        Examples
+        --------
+        >>> client.batch(client.batches(since="1d")["batch_id"][0]).wait()  # doctest: +SKIP
+        """
+        from nexusq_sdk import frames  # noqa: PLC0415 - as above
+
+        asked = {"limit": str(min(max(limit, 1), 1000))} | ({} if since is None else {"since": str(_since(since))})
+        views: list[BatchView] = []
+        for page in self._connection.batches(asked):
+            views += page.batches
+            if len(views) >= limit:
+                break
+        return frames.batch_frame(views[: max(limit, 0)])
+
+    def workers(self) -> pd.DataFrame:
+        """Give the live workers, a row each.
+
+        Returns
+        -------
+        DataFrame, shape (n, 8)
+            Columns ``worker``, ``queues``, ``task_types`` (lists), ``concurrency``, ``running``, ``settled`` (tasks
+            ended), ``rejected`` (records that were no tasks), ``started_at``.
+        """
+        from nexusq_sdk import frames  # noqa: PLC0415 - as above
+
+        return frames.worker_frame(self._connection.workers().workers)
+
+    def queues(self) -> pd.DataFrame:
+        """Give the queues, a row for each priority; not older than a second.
+
+        Returns
+        -------
+        DataFrame, shape (n, 7)
+            Columns ``queue``, ``priority``, ``lag`` (Kafka records that are not done with), ``due`` (tasks that wait
+            for their time), ``in_progress``, ``rate`` (records done with a second, lately; missing: not seen yet),
+            ``workers`` (live ones that serve the queue).
+        """
+        from nexusq_sdk import frames  # noqa: PLC0415 - as above
+
+        return frames.lane_frame(self._connection.queues().queues)
 
     def close(self) -> None:
         """Close the connections. Handles made by this client need them."""
@@ -382,6 +288,15 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client {self.url}>"
+
+
+def _since(since: str | datetime | timedelta | None) -> str | None:
+    if isinstance(since, timedelta):
+        return f"{math.ceil(since.total_seconds())}s"
+    if isinstance(since, datetime):
+        # A pandas Timestamp passes for a datetime, and has an astimezone() of its own.
+        return datetime.combine(since.date(), since.time(), since.tzinfo).astimezone(UTC).isoformat()
+    return since
 
 
 def _until(pages: Iterator[Any], limit: int) -> Iterator[Any]:

@@ -6,6 +6,7 @@ retried alike. May be used from many threads.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import ipaddress
 import os
@@ -20,6 +21,7 @@ import msgspec
 from nexusq_sdk.errors import (
     ConnectionFailed,
     FunctionsOff,
+    NameTaken,
     Refused,
     ResultExpired,
     ServerFailed,
@@ -50,6 +52,7 @@ from nexusq_sdk.protocol.wire import (
     TaskView,
     Workers,
 )
+from nexusq_sdk.protocol.wire_reports import Batches, NameBatch, NamedBatch, Queues
 
 T = TypeVar("T")
 
@@ -62,6 +65,8 @@ PAGE = 10_000
 GZIP_BYTES = 20_000
 #: Seconds for which a blob that the server had is not asked for again; it keeps blobs for much longer.
 BLOB_SECONDS = 3600.0
+#: Seconds that a call may take whose answer is only shown.
+QUICK_SECONDS = 2.0
 _AWAY = frozenset({502, 503, 504})
 
 
@@ -84,11 +89,20 @@ class Connection:
             raise ConnectionFailed(wanted + hint)
         self.url = given.strip().rstrip("/")
         self._retry_seconds = retry_seconds
+        self._timeout = timeout
         self._near = _is_this_machine(parsed.host)
         # No proxy leads back to this machine, whatever the environment says.
         self._http = httpx.Client(base_url=self.url, timeout=timeout, follow_redirects=True, trust_env=not self._near)
         self._blobs: dict[str, float] = {}  # those that the server has, and since when; written by any thread
         self._answered = False  # written by any thread, to True only
+
+    @property
+    def quick(self) -> Connection:
+        """The same connection, which does not wait for a server that is away: for what is only shown."""
+        hasty = copy.copy(self)
+        hasty._retry_seconds = 0.0
+        hasty._timeout = QUICK_SECONDS
+        return hasty
 
     def close(self) -> None:
         """Close the connections."""
@@ -110,9 +124,32 @@ class Connection:
         """``GET /batches/{batchId}``."""
         return self._call("GET", _batch_path(batch_id), BatchView)
 
-    def batch_tasks(self, batch_id: str, *, payload: bool = False) -> Iterator[TaskPage]:
-        """``GET /batches/{batchId}/tasks``, page after page."""
-        return self._pages(f"{_batch_path(batch_id)}/tasks", {"payload": str(payload).lower()})
+    def batches(self, filters: Mapping[str, str]) -> Iterator[Batches]:
+        """``GET /batches``, page after page."""
+        cursor: str | None = ""
+        while cursor is not None:
+            asked = {"limit": "1000", **filters} | ({"cursor": cursor} if cursor else {})
+            page = self._call("GET", "/batches", Batches, params=asked)
+            yield page
+            cursor = page.next_cursor
+
+    def name_batch(self, name: str, batch_id: str, digest: str, *, new: bool) -> NamedBatch:
+        """``PUT /names/{name}``."""
+        body = msgspec.json.encode(NameBatch(batch_id=batch_id, digest=digest, new=new))
+        return self._call("PUT", f"/names/{name}", NamedBatch, body)
+
+    def named_batch(self, name: str) -> NamedBatch:
+        """``GET /names/{name}``."""
+        return self._call("GET", f"/names/{name}", NamedBatch)
+
+    def queues(self) -> Queues:
+        """``GET /queues``."""
+        return self._call("GET", "/queues", Queues)
+
+    def batch_tasks(self, batch_id: str, *, payload: bool = False, first: int = 0) -> Iterator[TaskPage]:
+        """``GET /batches/{batchId}/tasks``, page after page, from row `first` on."""
+        asked = {"payload": str(payload).lower(), "firstIndex": str(first)}
+        return self._pages(f"{_batch_path(batch_id)}/tasks", asked)
 
     def tasks(self, filters: Mapping[str, str]) -> Iterator[TaskPage]:
         """``GET /tasks``, page after page."""
@@ -218,7 +255,9 @@ class Connection:
         pause = 0.1
         while True:
             try:
-                answer = self._http.request(method, path, headers=headers, content=body, params=params)
+                answer = self._http.request(
+                    method, path, headers=headers, content=body, params=params, timeout=self._timeout
+                )
             except httpx.TransportError as error:
                 # Refused, and nobody ever answered there: a typo should not take half a minute to be told.
                 hopeless = isinstance(error, httpx.ConnectError) and not self._answered
@@ -293,6 +332,8 @@ def _refuse(answer: httpx.Response) -> NoReturn:
             raise WrongKey(problem.detail)
         case "blob-not-found":
             raise UnknownBlob(problem.detail)
+        case "name-taken":
+            raise NameTaken(problem.detail)
         case "task-expired":
             raise ResultExpired(problem.detail)
     if problem.status in _AWAY:

@@ -5,16 +5,22 @@ pandas loads with this module; nothing of the SDK imports it before a frame is w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import importlib.util
+from collections.abc import Container, Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
 import pandas as pd
 from msgspec import Raw, UnsetType, structs
 
-from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, DeadLetter, TaskPage
-from nexusq_sdk.protocol.words import Status
+from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, DeadLetter, TaskPage, WorkerView
+from nexusq_sdk.protocol.wire_reports import LaneView
+from nexusq_sdk.protocol.words import Priority, Status
+
+if TYPE_CHECKING:
+    import redis
 
 STATUS = pd.CategoricalDtype([status.value for status in Status], ordered=True)
 _CODES = {status.value: code for code, status in enumerate(Status)}
@@ -32,7 +38,37 @@ def gather(pages: Iterable[TaskPage], payload: bool = False) -> dict[str, list[A
     return columns
 
 
-def task_frame(columns: dict[str, list[Any]], index: pd.Index[Any] | None = None) -> pd.DataFrame:
+def gather_where(
+    pages: Iterable[TaskPage], name: str, wanted: Container[Any]
+) -> tuple[dict[str, list[Any]], list[int]]:
+    """Join those rows, payloads included, whose value in a column is wanted; give their positions too."""
+    names = (*COLUMNS, PAYLOAD_COLUMN)
+    columns: dict[str, list[Any]] = {column: [] for column in names}
+    positions: list[int] = []
+    first = 0
+    for page in pages:
+        values = page.columns[name]
+        found = [row for row, value in enumerate(values) if value in wanted]
+        for column in names:
+            cells = page.columns[column]
+            columns[column] += [cells[row] for row in found]
+        positions += [first + row for row in found]
+        first += len(values)
+    return columns, positions
+
+
+def labels(index: pd.Index[Any] | None, positions: Sequence[int], size: int) -> pd.Index[Any]:
+    """Give the labels of rows: those of the frame that was submitted where it fits, else their positions."""
+    if index is not None and len(index) == size:
+        return index[np.array(positions, dtype=np.int64)]
+    return pd.Index(positions, dtype=np.int64)
+
+
+def task_frame(
+    columns: dict[str, list[Any]],
+    index: pd.Index[Any] | None = None,
+    dtype_backend: Literal["pyarrow"] | None = None,
+) -> pd.DataFrame:
     """Make a frame of tasks, a row each.
 
     Parameters
@@ -41,6 +77,8 @@ def task_frame(columns: dict[str, list[Any]], index: pd.Index[Any] | None = None
         The wire's columns, all of one length n.
     index : Index of length n, optional
         Otherwise 0, 1, ..., n - 1.
+    dtype_backend : {"pyarrow"}, optional
+        Text in Arrow's strings (``string[pyarrow]``), where pyarrow is installed.
 
     Returns
     -------
@@ -84,9 +122,159 @@ def task_frame(columns: dict[str, list[Any]], index: pd.Index[Any] | None = None
     if PAYLOAD_COLUMN in columns:
         data["payload"] = _objects(columns[PAYLOAD_COLUMN])
     frame = pd.DataFrame(data, copy=False)
+    if dtype_backend is not None:
+        frame = _arrow(frame, dtype_backend)
     if index is not None:
         frame.index = index
     return frame
+
+
+def expand(frame: pd.DataFrame) -> pd.DataFrame:
+    """Make columns of results that are dicts: ``result.<field>``, where ``result`` was. What is no dict stays there.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"result": [{"a": 1, "b": "x"}, None], "attempt": [1, 1]})
+    >>> list(expand(frame).columns)
+    ['result.a', 'result.b', 'attempt']
+    """
+    place = list(frame.columns).index("result")
+    dicts = [value if isinstance(value, dict) else {} for value in frame["result"]]
+    fields = pd.DataFrame.from_records(dicts, index=frame.index).add_prefix("result.")
+    rest = frame.drop(columns="result")
+    others = [value is not None and not isinstance(value, dict) for value in frame["result"]]
+    if any(others) or not len(fields.columns):
+        kept = [value if other else None for value, other in zip(frame["result"], others, strict=True)]
+        rest.insert(place, "result", _objects(kept).set_axis(frame.index))
+        place += 1
+    return pd.concat([rest.iloc[:, :place], fields, rest.iloc[:, place:]], axis=1)
+
+
+#: Columns of any values, which files keep as JSON.
+_ANY = ("result", "payload", "history")
+
+
+def to_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give a frame that every kind of file holds: results and payloads as JSON text. `from_text` reads it back.
+
+    Examples
+    --------
+    >>> to_text(pd.DataFrame({"result": [{"a": [1, None]}, None, "x"]}))["result"].tolist()
+    ['{"a":[1,null]}', nan, '"x"']
+
+    ``to_text(batch.frame()).to_parquet(path)`` and ``.to_csv(path)`` keep everything;
+    ``from_text(pd.read_parquet(path))`` and ``from_text(pd.read_csv(path, index_col=0))`` give it back.
+    """
+    text = {
+        name: pd.Series([None if value is None else _json(value) for value in frame[name]], frame.index, dtype="str")
+        for name in _ANY
+        if name in frame
+    }
+    return frame.assign(**text)
+
+
+def from_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give the frame back that `to_text` was given, whatever file it was in: dtypes, results and payloads."""
+    read: dict[str, Any] = {}
+    for column in frame.columns:
+        name, values = str(column), frame[column]
+        listed = [None if no else value for value, no in zip(values, values.isna(), strict=True)]
+        if name in _ANY:
+            values = _objects([None if value is None else msgspec.json.decode(value) for value in listed])
+        elif name == "status":
+            values = _status(listed)
+        elif name in {"task_type", "error_type", "worker"}:
+            values = _category(listed)
+        elif name in {"task_id", "error", "traceback"}:
+            values = _strings(listed)
+        elif name.endswith("_at"):
+            values = pd.to_datetime(values, utc=True, format="ISO8601").astype("datetime64[us, UTC]")
+        elif name in {"wait", "duration"}:
+            values = pd.to_timedelta(values).astype("timedelta64[us]")
+        elif name == "attempt":
+            values = values.astype("Int64")
+        read[name] = values.array
+    return pd.DataFrame(read, index=frame.index)
+
+
+def from_redis(
+    source: str | redis.Redis, *, batch: str, payload: bool = False, signing_key: str | None = None
+) -> pd.DataFrame:
+    """Give a batch's tasks straight from Redis: the frame that `Batch.frame` gives, without the API between.
+
+    Parameters
+    ----------
+    source : str or redis.Redis
+        Redis's URL, or a client that does not decode responses.
+    batch : str
+        The batch's id or its name.
+    signing_key : str, optional
+        Opens the results of functions by value; otherwise ``NEXUSQ_SIGNING_KEY``.
+
+    Examples
+    --------
+    >>> from_redis("redis://127.0.0.1:6379/0", batch="exp-7")  # doctest: +SKIP
+    """
+    from nexusq_sdk.functions import open_column  # noqa: PLC0415 - only here: a frame needs no functions
+    from nexusq_sdk.redis_view import RedisView  # noqa: PLC0415 - redis loads when it is asked
+
+    view = RedisView(source, signing_key=signing_key)
+    columns = gather(view.batch_tasks(view.batch_id(batch), payload=payload), payload)
+    return task_frame(open_column(columns, view.signing_key))
+
+
+def batch_frame(views: Sequence[BatchView]) -> pd.DataFrame:
+    """Make a frame of batches, a row each. Columns: see `nexusq_sdk.Client.batches`."""
+    counts = {status.value.lower(): _whole([view.counts.get(status, 0) for view in views]) for status in Status}
+    return pd.DataFrame(
+        {
+            "batch_id": _strings([view.batch_id for view in views]),
+            "name": _strings([view.name for view in views]),
+            "task_type": _category([view.task_type for view in views]),
+            "queue": _category([view.queue for view in views]),
+            "size": _whole([view.size for view in views]),
+            **counts,
+            "rate": pd.Series([view.rate_per_second for view in views], dtype="float64"),
+            "p50": _spans([view.p50_seconds for view in views]),
+            "p95": _spans([view.p95_seconds for view in views]),
+            "submitted_at": _moments([view.submitted_at for view in views]),
+            "started_at": _moments([view.started_at for view in views]),
+            "finished_at": _moments([view.finished_at for view in views]),
+        }
+    )
+
+
+def lane_frame(lanes: Sequence[LaneView]) -> pd.DataFrame:
+    """Make a frame of queues, a row for each priority. Columns: see `nexusq_sdk.Client.queues`."""
+    return pd.DataFrame(
+        {
+            "queue": _strings([lane.queue for lane in lanes]),
+            "priority": pd.Series(
+                pd.Categorical([lane.priority.value for lane in lanes], categories=[p.value for p in Priority])
+            ),
+            "lag": _whole([lane.lag for lane in lanes]),
+            "due": _whole([lane.due for lane in lanes]),
+            "in_progress": _whole([lane.in_progress for lane in lanes]),
+            "rate": pd.Series([lane.rate_per_second for lane in lanes], dtype="float64"),
+            "workers": _whole([lane.workers for lane in lanes]),
+        }
+    )
+
+
+def worker_frame(workers: Sequence[WorkerView]) -> pd.DataFrame:
+    """Make a frame of live workers, a row each. Columns: see `nexusq_sdk.Client.workers`."""
+    return pd.DataFrame(
+        {
+            "worker": _strings([worker.worker for worker in workers]),
+            "queues": _objects([worker.queues for worker in workers]),
+            "task_types": _objects([worker.task_types for worker in workers]),
+            "concurrency": _whole([worker.concurrency for worker in workers]),
+            "running": _whole([worker.running for worker in workers]),
+            "settled": _whole([worker.settled for worker in workers]),
+            "rejected": _whole([worker.rejected for worker in workers]),
+            "started_at": _moments([worker.started_at for worker in workers]),
+        }
+    )
 
 
 def letter_frame(letters: Sequence[DeadLetter]) -> pd.DataFrame:
@@ -162,6 +350,34 @@ def _category(values: Sequence[str | None]) -> pd.Series[Any]:
 
 def _strings(values: Sequence[str | None]) -> pd.Series[Any]:
     return pd.Series(values, dtype="str")
+
+
+def _whole(values: Sequence[int]) -> pd.Series[Any]:
+    return pd.Series(np.array(values, dtype=np.int64))
+
+
+def _moments(values: Sequence[datetime | None]) -> pd.Series[Any]:
+    return pd.Series(pd.to_datetime(np.array(values, dtype=object), utc=True), dtype="datetime64[us, UTC]")
+
+
+def _spans(seconds: Sequence[float | None]) -> pd.Series[Any]:
+    whole = [_MISSING if value is None else round(value * 1e6) for value in seconds]
+    return pd.Series(np.array(whole, dtype=np.int64).view("m8[us]"))
+
+
+def _json(value: Any) -> str:
+    try:
+        return msgspec.json.encode(value, enc_hook=str).decode()
+    except (TypeError, ValueError):
+        return msgspec.json.encode(repr(value)).decode()
+
+
+def _arrow(frame: pd.DataFrame, backend: str) -> pd.DataFrame:
+    if backend != "pyarrow":
+        raise ValueError(f"expected dtype_backend to be 'pyarrow' or left out, got {backend!r}")
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ImportError("expected pyarrow to be installed for dtype_backend='pyarrow': pip install pyarrow")
+    return frame.astype(dict.fromkeys(("task_id", "error", "traceback"), "string[pyarrow]"))
 
 
 def _objects(values: Sequence[Any]) -> pd.Series[Any]:

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import msgspec
 import redis
-from msgspec import UNSET, Raw
 
-from nexusq_sdk.errors import ConnectionFailed, ResultExpired, UnknownTask, check_batch_id, check_task_id
+from nexusq_sdk.errors import (
+    ConnectionFailed,
+    ResultExpired,
+    UnknownTask,
+    check_batch_id,
+    check_batch_reference,
+    check_task_id,
+)
 from nexusq_sdk.protocol import ids, redis_layout
 from nexusq_sdk.protocol.blobs import read_key
-from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, FailedAttempt, TaskError, TaskPage, TaskView
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TERMINAL, Priority, Status
+from nexusq_sdk.protocol.views import batch_view, first_expiry, sampled, task_view
+from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, TaskPage, TaskView
 
 PAGE = 10_000  # tasks a pipeline
 _JSON = frozenset({"result", "error", "payload"})
@@ -58,29 +64,11 @@ class RedisView:
         UnknownTask, ResultExpired
         """
         check_task_id(task_id)
-        state = self._hash(redis_layout.task_key(task_id))
-        split = ids.split_task_id(task_id)
+        key = redis_layout.task_key(task_id)
+        state, expires = self._ask(lambda pipeline: (pipeline.hgetall(key), pipeline.pexpiretime(key)))
         if not state:
-            raise self._absent(task_id, split)
-        error = state.get("error")
-        return TaskView(
-            task_id=task_id,
-            task_type=state["taskType"].decode(),
-            status=Status(state["status"].decode()),
-            payload=Raw(state["payload"]) if "payload" in state else UNSET,
-            result=Raw(state["result"]) if "result" in state else UNSET,
-            error=None if error is None else msgspec.json.decode(error, type=TaskError),
-            attempt=int(state.get("attempt", 0)),
-            worker=state["worker"].decode() if "worker" in state else None,
-            queue=state.get("queue", b"").decode() or DEFAULT_QUEUE,
-            priority=Priority(state.get("priority", b"").decode() or Priority.NORMAL),
-            batch_id=split[0] if split else None,
-            history=msgspec.json.decode(state.get("history", b"[]"), type=list[FailedAttempt]),
-            submitted_at=_time(state.get("submittedUs")),
-            due_at=_time(state.get("dueUs")) if state["status"] == b"SCHEDULED" else None,
-            started_at=_time(state.get("startedUs")),
-            finished_at=_time(state.get("finishedUs")),
-        )
+            raise self._absent(task_id, ids.split_task_id(task_id))
+        return task_view(task_id, state, expires)
 
     def batch(self, batch_id: str) -> BatchView:
         """Give a batch's counters.
@@ -91,29 +79,36 @@ class RedisView:
         """
         check_batch_id(batch_id)
         state = self._hash(redis_layout.batch_key(batch_id))
-        if not state:
+        if b"submittedUs" not in state:
             raise UnknownTask(f"there is no batch {batch_id}: it never was, or was forgotten long after its end")
-        counts = {status.value: int(state.get(status.value, 0)) for status in Status}
-        started, finished = _time(state.get("startedUs")), _time(state.get("finishedUs"))
-        seconds = ((finished or datetime.now(UTC)) - started).total_seconds() if started else 0.0
-        return BatchView(
-            batch_id=batch_id,
-            task_type=state["taskType"].decode(),
-            queue=state.get("queue", b"").decode() or DEFAULT_QUEUE,
-            size=int(state.get("size", 0)),
-            closed="closed" in state,
-            counts=counts,
-            rate_per_second=round(sum(counts[status] for status in TERMINAL) / seconds, 1) if seconds > 0 else 0.0,
-            submitted_at=cast(datetime, _time(state["submittedUs"])),
-            started_at=started,
-            finished_at=finished,
-        )
+        expires = None
+        if b"finishedUs" in state:
+            names = sampled(batch_id, int(state.get(b"size", 0)))
+            keys = [redis_layout.task_key(name) for name in names]
+            expires = first_expiry(self._ask(lambda pipeline: [pipeline.pexpiretime(key) for key in keys]))
+        return batch_view(batch_id, state, time.time_ns() // 1000, expires)
 
-    def batch_tasks(self, batch_id: str, *, payload: bool = False) -> Iterator[TaskPage]:
-        """Give a batch's tasks by columns, page after page."""
+    def batch_id(self, name: str) -> str:
+        """Give the id of a batch by its name; an id is given as it is.
+
+        Raises
+        ------
+        UnknownTask
+        """
+        check_batch_reference(name)
+        if ids.is_id(name):
+            return name
+        with _connected():
+            found = cast(bytes | None, self._redis.hget(redis_layout.name_key(name), "batchId"))
+        if found is None:
+            raise UnknownTask(f"there is no batch named {name!r}: it never was, or was forgotten long after its end")
+        return found.decode()
+
+    def batch_tasks(self, batch_id: str, *, payload: bool = False, first: int = 0) -> Iterator[TaskPage]:
+        """Give a batch's tasks by columns, page after page, from row `first` on."""
         names = (*COLUMNS[1:], PAYLOAD_COLUMN) if payload else COLUMNS[1:]
         size = self.batch(batch_id).size
-        for start in range(0, size, PAGE):
+        for start in range(first, size, PAGE):
             task_ids = [ids.task_id(batch_id, index) for index in range(start, min(size, start + PAGE))]
             pipeline = self._redis.pipeline(transaction=False)
             for task_id in task_ids:
@@ -123,17 +118,27 @@ class RedisView:
             page = {name: _column(name, values) for name, values in zip(names, columns, strict=True)}
             yield TaskPage(columns={"taskId": task_ids, **page})
 
-    def _hash(self, key: str) -> dict[str, bytes]:
+    def _hash(self, key: str) -> dict[bytes, bytes]:
         with _connected():
-            state = cast(dict[bytes, bytes], self._redis.hgetall(key))
-        return {name.decode(): value for name, value in state.items()}
+            return cast(dict[bytes, bytes], self._redis.hgetall(key))
+
+    def _ask(self, commands: Callable[[Any], object]) -> list[Any]:
+        """Give the answers to several commands; of PEXPIRETIME, which Redis has since 7.0, what it says or why not."""
+        pipeline = self._redis.pipeline(transaction=False)
+        commands(pipeline)
+        with _connected():
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and not isinstance(answer, redis.ResponseError):
+                    raise answer
+        return answers
 
     def _absent(self, task_id: str, split: tuple[str, int] | None) -> UnknownTask | ResultExpired:
         if split is None:
             with _connected():
                 was = bool(self._redis.exists(redis_layout.GONE + task_id))
         else:
-            was = split[1] < int(self._hash(redis_layout.batch_key(split[0])).get("size", 0))
+            was = split[1] < int(self._hash(redis_layout.batch_key(split[0])).get(b"size", 0))
         if was:
             return ResultExpired(f"task {task_id} has ended and its state is not kept any more (NEXUSQ_RESULT_TTL)")
         return UnknownTask(f"there is no task {task_id}: it was never accepted, or forgotten long after its end")
@@ -153,7 +158,3 @@ def _column(name: str, values: tuple[bytes | None, ...]) -> list[Any]:
     if name in _NUMBERS:
         return [None if value is None else int(value) for value in values]
     return [None if value is None else value.decode() for value in values]
-
-
-def _time(value: bytes | None) -> datetime | None:
-    return None if value is None else datetime.fromtimestamp(int(value) / 1_000_000, UTC)

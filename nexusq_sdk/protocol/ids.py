@@ -12,6 +12,8 @@ import re
 import time
 import uuid
 
+from nexusq_sdk.protocol.words import BATCH_NAME
+
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _ID = re.compile(_UUID)
 _TASK_ID = re.compile(rf"({_UUID})(?:-(0|[1-9][0-9]{{0,9}}))?")
@@ -34,6 +36,15 @@ def id_from_key(key: str) -> str:
     return str(uuid.uuid5(_KEYS, key))
 
 
+#: The namespace of the ids of named batches.
+_NAMES = uuid.UUID("3e0d3c8a-5b1f-5c57-9a3e-6f0c2d9b8e41")
+
+
+def named_id(name: str, digest: str) -> str:
+    """Make the UUIDv5 of a named batch: two who submit the same inputs under the same name submit one batch."""
+    return str(uuid.uuid5(_NAMES, f"{digest}:{name}"))
+
+
 #: The namespace of the ids of scheduled tasks.
 _TICKS = uuid.UUID("b0a6f0c9-4d0e-5f39-8f0b-3f5d8a1c27e6")
 
@@ -46,6 +57,17 @@ def scheduled_id(schedule: str, tick: int) -> str:
 def is_id(text: str) -> bool:
     """Whether `text` is the id of a batch or of a single task: a UUID in lower case."""
     return _ID.fullmatch(text) is not None
+
+
+def is_batch_name(text: str) -> bool:
+    """Whether `text` may name a batch: a name that is no id, whatever its case.
+
+    Examples
+    --------
+    >>> is_batch_name("exp-7"), is_batch_name("01A20E45-5716-74DF-A356-688BECB510F5"), is_batch_name("a/b")
+    (True, False, False)
+    """
+    return BATCH_NAME.fullmatch(text) is not None and _TASK_ID.fullmatch(text.lower()) is None
 
 
 def is_task_id(text: str) -> bool:

@@ -10,13 +10,19 @@ from __future__ import annotations
 TASK = "nexusq:task:"
 """HASH of one task, readable by ``HGETALL``: status, taskType, payload, result, error, attempt, worker, queue and
 priority (unless usual), options (JSON, as on its record), ttl (seconds the state is kept once ended), submittedUs,
-startedUs, finishedUs, dueUs (while SCHEDULED), history (JSON, the attempts that failed before), deliveries (claims
-without an end), record (the attempt that its newest Kafka record is for), spent (attempts that count no more since it
-was taken back from the dead letters), cancel (asked for while IN_PROGRESS)."""
+startedUs, finishedUs, dueUs (while SCHEDULED), progress, progressText and log (JSON: what its handler says of it),
+history (JSON, the attempts that failed before), deliveries (claims without an end), record (the attempt that its newest
+Kafka record is for), spent (attempts that count no more since it was taken back from the dead letters), cancel (asked
+for while IN_PROGRESS)."""
 
 BATCH = "nexusq:batch:"
 """HASH of one batch: taskType, queue, size, closed, cancelled, submittedUs, startedUs, lastUs (of the latest outcome so
-far), finishedUs (once closed and all ended), ttl, and a count a status."""
+far), finishedUs (once closed and all ended), ttl, name, and a count a status. Of what has ended: ``ranUs:<edge>``
+counts attempts that ran for at most so many µs (and longer than the edge below), ``error:<type>`` failed tasks by the
+type of their error, ``errorAt:<type>`` is one of them."""
+
+NAME = "nexusq:name:"
+"""HASH of one batch's name: batchId, digest (of its inputs). It goes when the batch's hash does."""
 
 WORKER = "nexusq:worker:"
 """HASH of one worker; it expires unless the worker's keeper renews it: while it is there, the worker lives (its lease).
@@ -58,15 +64,15 @@ SCHEDULE_DUE = "nexusq:schedule-due"
 SCHEDULE_LAST = "nexusq:schedule-last"
 """HASH schedule's name → ``<tick> <task id>`` of its latest submit."""
 
+BLOB = "nexusq:blob:"
+"""STRING: signed bytes under their SHA-256, a function or a large argument. It expires (NEXUSQ_BLOB_TTL) after its last
+use."""
+
 DURABLE = "nexusq:durable"
 """STRING that workers write to learn what is on Redis's disk (`WAITAOF` waits for a write of one's own)."""
 
 
 def task_key(task_id: str) -> str:
-BLOB = "nexusq:blob:"
-"""STRING: signed bytes under their SHA-256, a function or a large argument. It expires (NEXUSQ_BLOB_TTL) after its last
-use."""
-
     """Name the hash of a task."""
     return TASK + task_id
 
@@ -74,6 +80,11 @@ use."""
 def batch_key(batch_id: str) -> str:
     """Name the hash of a batch."""
     return BATCH + batch_id
+
+
+def name_key(name: str) -> str:
+    """Name the hash of a batch's name."""
+    return NAME + name
 
 
 def worker_key(worker_id: str) -> str:

@@ -160,7 +160,11 @@ class FailedAttempt(Answer, omit_defaults=False):
 
 
 class TaskView(Answer):
-    """``GET /tasks/{taskId}``: everything that is known of a task."""
+    """``GET /tasks/{taskId}``: everything that is known of a task.
+
+    `progress` (0 … 1), `progress_text` and `log` (its last lines) are what its handler has said of itself.
+    `options` are those that were said with it; `expires_at` is when its state goes, once it has ended.
+    """
 
     task_id: str
     task_type: str
@@ -178,13 +182,28 @@ class TaskView(Answer):
     due_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    expires_at: datetime | None = None
+    options: Options | None = None
+    progress: float | None = None
+    progress_text: str | None = None
+    log: list[str] = []
+
+
+class ErrorKind(Answer, omit_defaults=False):
+    """How many tasks of a batch failed with one type of error, and one of them."""
+
+    type: str
+    count: int
+    task_id: str
 
 
 class BatchView(Answer, omit_defaults=False):
     """``GET /batches/{id}``: the batch's counters.
 
     `size` is the number of tasks accepted so far, the whole number once `closed`.
-    `rate_per_second` is that of tasks ended since the first one began.
+    `rate_per_second` is that of tasks ended since the first one began. `p50_seconds` and `p95_seconds` say how long
+    attempts ran that ended their task: percentiles, within a tenth. `errors` are those of failed tasks by type, the
+    most frequent first. `expires_at` is when the states of its tasks begin to go, once it has finished.
     """
 
     batch_id: str
@@ -197,6 +216,11 @@ class BatchView(Answer, omit_defaults=False):
     submitted_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    name: str | None = None
+    p50_seconds: float | None = None
+    p95_seconds: float | None = None
+    errors: list[ErrorKind] = []
+    expires_at: datetime | None = None
 
 
 class TaskPage(Answer, omit_defaults=False):
@@ -226,6 +250,20 @@ COLUMNS = (
 PAYLOAD_COLUMN = "payload"
 
 
+class Lookup(Strict):
+    """``POST /tasks/lookup``: how these tasks stand; without `results`, those columns are left out, and the errors."""
+
+    task_ids: list[str]
+    results: bool = True
+
+
+class Blob(Answer, omit_defaults=False):
+    """``PUT`` and ``GET /blobs/{blobId}``: signed bytes that are kept, a function or a large argument of one."""
+
+    blob_id: str
+    bytes: int
+
+
 class TaskType(Answer, omit_defaults=False):
     """One entry of ``GET /task-types``: what workers have offered, live or not."""
 
@@ -250,20 +288,6 @@ class WorkerView(Answer, omit_defaults=False):
     running: int
     settled: int
     rejected: int
-class Lookup(Strict):
-    """``POST /tasks/lookup``: how these tasks stand; without `results`, those columns are left out, and the errors."""
-
-    task_ids: list[str]
-    results: bool = True
-
-
-class Blob(Answer, omit_defaults=False):
-    """``PUT`` and ``GET /blobs/{blobId}``: signed bytes that are kept, a function or a large argument of one."""
-
-    blob_id: str
-    bytes: int
-
-
     started_at: datetime
 
 

@@ -51,6 +51,7 @@ DEFAULT_QUEUE = "default"
 TASK_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}", re.ASCII)
 QUEUE = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}", re.ASCII)
 SCHEDULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}", re.ASCII)
+BATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}", re.ASCII)
 #: They would be taken for the topics of dead letters and of priorities.
 RESERVED_QUEUES = frozenset({"dead", "high", "low", "normal"})
 

@@ -35,8 +35,10 @@ from nexusq_sdk.protocol.wire import (
     Workers,
 )
 from nexusq_sdk.protocol.words import MAX_CHUNK_TASKS, MAX_TASK_BYTES, TASK_TYPE, Status
-from nexusq_server import operations, problems
+from nexusq_server import blob_routes, names, operations, problems, reports
+from nexusq_server.blob_routes import BlobRoutes
 from nexusq_server.bodies import Query, chunk_of_lines, content_type, decode, read_body
+from nexusq_server.names import Names
 from nexusq_server.openapi import docs_page, openapi
 from nexusq_server.operations import Operations
 from nexusq_server.options import Plan, keyed_id, plan, with_key
@@ -49,6 +51,7 @@ from nexusq_server.problems import (
     UnsupportedBody,
 )
 from nexusq_server.queries import Filters, Queries, parse_since
+from nexusq_server.reports import Reports
 from nexusq_server.schedule_routes import ScheduleRoutes
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.schemas import Catalogue
@@ -77,6 +80,9 @@ class Api:
         self._catalogue = Catalogue(self._redis)
         self._queries = Queries(self._redis)
         self.operations = Operations(settings, self._queries)
+        self.blobs = BlobRoutes(settings, self._redis, self.operations.store.wait_on_disk)
+        self.names = Names(self._redis)
+        self.reports = Reports(settings, self._redis, self._queries)
         self.schedules = ScheduleRoutes(self._redis, self._check_one)
         self._scheduler = Scheduler(settings)
         self._admin: KafkaAdminClient | None = None
@@ -90,6 +96,7 @@ class Api:
         await asyncio.to_thread(self._submitter.stop)
         await asyncio.to_thread(self._scheduler.end)
         self.operations.close()
+        self.reports.close()
         if self._admin is not None:
             self._admin.close()
         await self._redis.aclose()
@@ -146,8 +153,8 @@ class Api:
         if keyed is not None or chunk.batch_id is not None:
             await self._fits(chunk, batch_id, how.queue, size)
         if keyed is not None:
-            names = [ids.task_id(batch_id, index) for index in range(chunk.first_index, size)]
-            await self._queries.known(names, chunk.task_type, chunk.payloads, rows=True, first=chunk.first_index)
+            members = [ids.task_id(batch_id, index) for index in range(chunk.first_index, size)]
+            await self._queries.known(members, chunk.task_type, chunk.payloads, rows=True, first=chunk.first_index)
         tasks = [
             _new_task(ids.task_id(batch_id, index), chunk.task_type, payload, how, now)
             for index, payload in enumerate(chunk.payloads, chunk.first_index)
@@ -174,9 +181,10 @@ class Api:
 
     async def batch_tasks(self, request: Request) -> Response:
         """``GET /batches/{batchId}/tasks``."""
-        asked = Query(request, "cursor", "limit", "payload")
+        asked = Query(request, "firstIndex", "cursor", "limit", "payload")
+        first = max(0, asked.number("firstIndex", 0))
         page = await self._queries.batch_page(
-            request.path_params["batch_id"], asked.text("cursor"), asked.limit(), asked.flag("payload")
+            request.path_params["batch_id"], asked.text("cursor"), asked.limit(), asked.flag("payload"), first
         )
         return _answer(page)
 
@@ -314,12 +322,15 @@ def create_app(settings: Settings) -> Starlette:
 
         return endpoint
 
-    def operation(name: str) -> Any:
-        async def endpoint(request: Request) -> Response:
-            answer: Response = await getattr(api.operations, name)(request)
-            return answer
+    def part(of: str) -> Any:
+        def method_of_part(name: str) -> Any:
+            async def endpoint(request: Request) -> Response:
+                answer: Response = await getattr(getattr(api, of), name)(request)
+                return answer
 
-        return endpoint
+            return endpoint
+
+        return method_of_part
 
     async def document(request: Request) -> Response:  # noqa: ARG001
         return Response(openapi(), media_type="application/json")
@@ -343,7 +354,10 @@ def create_app(settings: Settings) -> Starlette:
         Route("/readyz", method("readyz"), methods=["GET"]),
         Route("/openapi.json", document, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),
-        *operations.routes(operation),
+        *operations.routes(part("operations")),
+        *blob_routes.routes(part("blobs")),
+        *names.routes(part("names")),
+        *reports.routes(part("reports")),
     ]
     handlers: dict[Any, Any] = {
         problems.Refusal: problems.on_refusal,

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from nexusq_sdk.protocol import wire
+from nexusq_sdk.protocol import wire, wire_reports
 from nexusq_sdk.protocol.words import Priority, Status
 from nexusq_server.problems import MEDIA_TYPE, Refusal
 
@@ -32,6 +32,7 @@ _EXAMPLES: dict[type, Any] = {
         "submittedAt": "2026-01-31T12:00:00.000000Z",
         "startedAt": "2026-01-31T12:00:00.004000Z",
         "finishedAt": "2026-01-31T12:00:00.019000Z",
+        "expiresAt": "2026-02-01T12:00:01Z",
     },
     wire.BatchView: {
         "batchId": _TASK_ID,
@@ -44,6 +45,22 @@ _EXAMPLES: dict[type, Any] = {
         "submittedAt": "2026-01-31T12:00:00.000000Z",
         "startedAt": "2026-01-31T12:00:00.004000Z",
         "finishedAt": "2026-01-31T12:00:01.952000Z",
+        "name": "exp-7",
+        "p50Seconds": 0.012,
+        "p95Seconds": 0.031,
+        "errors": [{"type": "smtplib.SMTPRecipientsRefused", "count": 2, "taskId": f"{_TASK_ID}-17"}],
+        "expiresAt": "2026-02-01T12:00:02Z",
+    },
+    wire_reports.NameBatch: {"batchId": _TASK_ID, "digest": "9f86d081884c7d65"},
+    wire_reports.NamedBatch: {"name": "exp-7", "batchId": _TASK_ID, "digest": "9f86d081884c7d65"},
+    wire_reports.LaneView: {
+        "queue": "default",
+        "priority": "normal",
+        "lag": 1200,
+        "due": 3,
+        "inProgress": 16,
+        "ratePerSecond": 512.3,
+        "workers": 2,
     },
     wire.Requeue: {"batch": _TASK_ID},
     wire.Requeued: {"requeued": 2},
@@ -85,6 +102,8 @@ _EXAMPLES: dict[type, Any] = {
         "lastAt": "2026-01-30T07:30:00Z",
         "lastTaskId": "7d1c3a4e-7a44-5f0e-9d53-0c1a0cc3f4a9",
     },
+    wire.Lookup: {"taskIds": [_TASK_ID], "results": True},
+    wire.Blob: {"blobId": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "bytes": 1043},
     wire.TaskPage: {"columns": {"taskId": [_TASK_ID], "status": ["COMPLETED"]}, "nextCursor": None},
     wire.Problem: {
         "type": "urn:nexusq:problem:invalid-payload",
@@ -96,15 +115,14 @@ _EXAMPLES: dict[type, Any] = {
 }
 #: What the probes answer.
 _STATUS = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
-_TYPES = [*_EXAMPLES, wire.Schedules, wire.TaskTypes, wire.Workers]
+_TYPES = [*_EXAMPLES, wire_reports.Batches, wire_reports.Queues, wire.Schedules, wire.TaskTypes, wire.Workers]
 
 _PAGE = [
     ("limit", {"type": "integer", "minimum": 1, "maximum": 10000, "default": 1000}, "rows a page"),
     ("cursor", {"type": "string"}, "nextCursor of the page before"),
     ("payload", {"type": "boolean", "default": False}, "whether to give the payloads as well"),
-    wire.Lookup: {"taskIds": [_TASK_ID], "results": True},
-    wire.Blob: {"blobId": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "bytes": 1043},
 ]
+_ROWS = [("firstIndex", {"type": "integer", "minimum": 0, "default": 0}, "the row to begin with"), *_PAGE]
 _FILTERS = [
     ("status", {"type": "string", "enum": list(Status)}, "only tasks with this status"),
     ("type", {"type": "string"}, "only tasks of this type"),
@@ -135,9 +153,11 @@ _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list
     ("get", "/tasks/{taskId}", "All that is known of a task", None, 200, wire.TaskView, [], [404, 410, 503]),
     ("post", "/batches", "Submit a batch or a chunk of one; JSON or NDJSON (a payload a line), gzip too",
      wire.SubmitChunk, 202, wire.ChunkAccepted, _LINES, [409, 413, 415, 422, 503]),
+    ("get", "/batches", "List batches, newest first",
+     None, 200, wire_reports.Batches, [_FILTERS[3], *_PAGE[:2]], [422, 503]),
     ("get", "/batches/{batchId}", "A batch's counters", None, 200, wire.BatchView, [], [404, 503]),
     ("get", "/batches/{batchId}/tasks", "A batch's tasks, by columns",
-     None, 200, wire.TaskPage, _PAGE, [404, 422, 503]),
+     None, 200, wire.TaskPage, _ROWS, [404, 422, 503]),
     ("post", "/tasks/{taskId}/cancel", "Cancel a task: at once where it waits, else its handler is asked to end",
      None, 200, wire.Submitted, [], [404, 410, 503]),
     ("post", "/tasks/{taskId}/retry", "Try a task again that failed or was cancelled",
@@ -146,6 +166,12 @@ _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list
      None, 200, wire.BatchView, [], [404, 503]),
     ("post", "/batches/{batchId}/retry", "Try the tasks of a batch again that failed",
      None, 200, wire.Requeued, _CANCELLED, [404, 422, 503]),
+    ("post", "/tasks/lookup", "How these tasks stand, by columns, in the order of the ids; null: not known",
+     wire.Lookup, 200, wire.TaskPage, [], [413, 415, 422, 503]),
+    ("put", "/blobs/{blobId}", "Keep signed bytes under their SHA-256: a function, or a large argument of one",
+     bytes, 200, wire.Blob, [], [403, 404, 413, 415, 422, 503]),
+    ("get", "/blobs/{blobId}", "Whether a blob is kept; it is then kept for longer",
+     None, 200, wire.Blob, [], [403, 404, 422, 503]),
     ("get", "/dead-letters", "What failed for good, newest first",
      None, 200, wire.DeadLetters, _LETTERS, [422, 503]),
     ("post", "/dead-letters/requeue", "Take tasks back from the dead letters: by id, of a batch, of a type, or all",
@@ -158,6 +184,11 @@ _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list
      wire.Schedule, 200, wire.ScheduleView, [], [413, 415, 422, 503]),
     ("delete", "/schedules/{name}", "Remove a schedule; what it has submitted runs",
      None, 200, wire.ScheduleView, [], [404, 422, 503]),
+    ("put", "/names/{name}", "Give a batch a name, or learn which one has it; refused if that one has other inputs",
+     wire_reports.NameBatch, 200, wire_reports.NamedBatch, [], [409, 413, 415, 422, 503]),
+    ("get", "/names/{name}", "Which batch has the name", None, 200, wire_reports.NamedBatch, [], [404, 422, 503]),
+    ("get", "/queues", "What waits in the queues, by priority; not older than a second",
+     None, 200, wire_reports.Queues, [], [422, 503]),
     ("get", "/task-types", "What workers offer, with the schema of each payload", None, 200, wire.TaskTypes, [], [503]),
     ("get", "/workers", "The live workers", None, 200, wire.Workers, [], [503]),
     ("get", "/healthz", "Whether the process answers", None, 200, None, [], []),
@@ -165,12 +196,6 @@ _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list
 ]  # fmt: skip
 
 
-    ("post", "/tasks/lookup", "How these tasks stand, by columns, in the order of the ids; null: not known",
-     wire.Lookup, 200, wire.TaskPage, [], [413, 415, 422, 503]),
-    ("put", "/blobs/{blobId}", "Keep signed bytes under their SHA-256: a function, or a large argument of one",
-     bytes, 200, wire.Blob, [], [403, 404, 413, 415, 422, 503]),
-    ("get", "/blobs/{blobId}", "Whether a blob is kept; it is then kept for longer",
-     None, 200, wire.Blob, [], [403, 404, 422, 503]),
 def _raw(_: type) -> dict[str, Any]:
     """Describe `msgspec.Raw`: any JSON."""
     return {"description": "any JSON"}
@@ -201,6 +226,8 @@ def openapi() -> bytes:
         ]
         if body is not None:
             content: dict[str, Any] = {"application/json": {"schema": _ref(body)}}
+            if body is bytes:
+                content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
             if path == "/batches":
                 content["application/x-ndjson"] = {"schema": {"type": "string"}}
             call["requestBody"] = {"required": True, "content": content}
@@ -225,8 +252,6 @@ def openapi() -> bytes:
 
 def _ref(kind: type) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{kind.__name__}"}
-            if body is bytes:
-                content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
 @functools.cache

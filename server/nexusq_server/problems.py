@@ -120,6 +120,12 @@ class IdempotencyConflict(Refusal):
     status, kind, title = 409, "idempotency-conflict", "The idempotency key stands for other work"
 
 
+class NameTaken(Refusal):
+    """The name stands for a batch of other inputs."""
+
+    status, kind, title = 409, "name-taken", "The name stands for a batch of other inputs"
+
+
 class NotRetryable(Refusal):
     """The task has not failed, so it can't be tried again."""
 
@@ -131,12 +137,6 @@ class ScheduleNotFound(Refusal):
 
     status, kind, title = 404, "schedule-not-found", "There is no such schedule"
 
-
-class QueueFull(Refusal):
-    """More is being submitted than Kafka takes: come again."""
-
-    status, kind, title = 503, "queue-full", "Too much is being submitted at once"
-    retry = True
 
 class FunctionsOff(Refusal):
     """The API has no signing key: it takes no functions by value."""
@@ -155,6 +155,12 @@ class BlobNotFound(Refusal):
 
     status, kind, title = 404, "blob-not-found", "There is no such blob"
 
+
+class QueueFull(Refusal):
+    """More is being submitted than Kafka takes: come again."""
+
+    status, kind, title = 503, "queue-full", "Too much is being submitted at once"
+    retry = True
 
 
 def respond(

@@ -16,20 +16,14 @@ from importlib.resources import files
 from typing import Any, NamedTuple, cast
 
 import msgspec
+import redis
 import redis.asyncio
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
 from nexusq_sdk.protocol import ids, redis_layout
-from nexusq_sdk.protocol.wire import (
-    COLUMNS,
-    PAYLOAD_COLUMN,
-    BatchView,
-    FailedAttempt,
-    TaskError,
-    TaskView,
-    WorkerView,
-)
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TERMINAL, Priority, Status
+from nexusq_sdk.protocol.views import batch_view, first_expiry, moment, sampled, task_view
+from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, TaskView, WorkerView
+from nexusq_sdk.protocol.words import Status
 from nexusq_server.problems import BatchNotFound, IdempotencyConflict, InvalidRequest, TaskExpired, TaskNotFound
 
 #: Rows that one request for ``GET /tasks`` looks at; a page may be shorter and still have a next one.
@@ -65,12 +59,22 @@ class Filters:
     since_us: int | None = None
 
 
-def _time(value: bytes | None) -> datetime | None:
-    return None if value is None else datetime.fromtimestamp(int(value) / 1_000_000, UTC)
-
-
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode()
+
+
+def now_us() -> int:
+    """Give the time in whole microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+async def executed(pipeline: Any) -> list[Any]:
+    """Give a pipeline's answers; of PEXPIRETIME, which Redis has since 7.0, what it says or why not."""
+    answers: list[Any] = await pipeline.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception) and not isinstance(answer, redis.ResponseError):
+            raise answer
+    return answers
 
 
 class Queries:
@@ -98,29 +102,14 @@ class Queries:
         """
         if not ids.is_task_id(task_id):
             raise TaskNotFound(f"expected a task id, <uuid> or <uuid>-<index> in lower case, got {task_id!r}")
-        state = cast(dict[bytes, bytes], await self._redis.hgetall(redis_layout.task_key(task_id)))
+        key = redis_layout.task_key(task_id)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.hgetall(key)
+        pipeline.pexpiretime(key)
+        state, expires = await executed(pipeline)
         if not state:
             raise await self._absent(task_id)
-        split = ids.split_task_id(task_id)
-        error, payload, result = state.get(b"error"), state.get(b"payload"), state.get(b"result")
-        return TaskView(
-            task_id=task_id,
-            task_type=state[b"taskType"].decode(),
-            status=Status(state[b"status"].decode()),
-            payload=UNSET if payload is None else Raw(payload),
-            result=UNSET if result is None else Raw(result),
-            error=None if error is None else msgspec.json.decode(error, type=TaskError),
-            attempt=int(state.get(b"attempt", 0)),
-            worker=_text(state.get(b"worker")),
-            queue=_text(state.get(b"queue")) or DEFAULT_QUEUE,
-            priority=Priority(_text(state.get(b"priority")) or Priority.NORMAL),
-            batch_id=split[0] if split else None,
-            history=msgspec.json.decode(state.get(b"history", b"[]"), type=list[FailedAttempt]),
-            submitted_at=_time(state.get(b"submittedUs")),
-            due_at=_time(state.get(b"dueUs")) if state[b"status"] == b"SCHEDULED" else None,
-            started_at=_time(state.get(b"startedUs")),
-            finished_at=_time(state.get(b"finishedUs")),
-        )
+        return task_view(task_id, state, expires)
 
     async def known(
         self, task_ids: Sequence[str], task_type: str, payloads: Sequence[Raw], *, rows: bool, first: int = 0
@@ -167,29 +156,23 @@ class Queries:
         if not ids.is_id(batch_id):
             raise BatchNotFound(f"expected a batch id, a uuid in lower case, got {batch_id!r}")
         state = cast(dict[bytes, bytes], await self._redis.hgetall(redis_layout.batch_key(batch_id)))
-        if not state:
+        if b"submittedUs" not in state:
             raise BatchNotFound(f"there is no batch {batch_id}: it never was, or was forgotten long after its end")
-        counts = {status.value: int(state.get(status.value.encode(), 0)) for status in Status}
-        started, finished = state.get(b"startedUs"), state.get(b"finishedUs")
-        ended = sum(counts[status] for status in TERMINAL)
-        seconds = ((int(finished) if finished else time.time_ns() // 1000) - int(started)) / 1e6 if started else 0.0
-        return BatchView(
-            batch_id=batch_id,
-            task_type=state[b"taskType"].decode(),
-            queue=_text(state.get(b"queue")) or DEFAULT_QUEUE,
-            size=int(state.get(b"size", 0)),
-            closed=b"closed" in state,
-            counts=counts,
-            rate_per_second=round(ended / seconds, 1) if seconds > 0 else 0.0,
-            submitted_at=cast(datetime, _time(state[b"submittedUs"])),
-            started_at=_time(started),
-            finished_at=_time(finished),
-        )
+        return batch_view(batch_id, state, now_us(), await self._first_expiry(batch_id, state))
 
-    async def batch_page(self, batch_id: str, cursor: str | None, limit: int, payload: bool) -> bytes:
-        """Give a page of a batch's tasks by rows, from the first on, as the JSON of a `wire.TaskPage`."""
+    async def _first_expiry(self, batch_id: str, state: dict[bytes, bytes]) -> datetime | None:
+        if b"finishedUs" not in state:
+            return None
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id in sampled(batch_id, int(state.get(b"size", 0))):
+            pipeline.pexpiretime(redis_layout.task_key(task_id))
+        return first_expiry(await executed(pipeline))
+
+    async def batch_page(self, batch_id: str, cursor: str | None, limit: int, payload: bool, first: int = 0) -> bytes:
+        """Give a page of a batch's tasks by rows, from row `first` or the cursor on, as the JSON of a `TaskPage`."""
         size = (await self.batch(batch_id)).size
-        [first] = _uncursor(cursor, int) if cursor else [0]
+        if cursor:
+            [first] = read_cursor(cursor, int)
         end = min(size, first + limit)
         task_ids = [ids.task_id(batch_id, index) for index in range(first, end)]
         fields = (*_FIELDS, PAYLOAD_COLUMN) if payload else _FIELDS
@@ -207,7 +190,7 @@ class Queries:
         found_ids: list[str] = []
         found: list[Row] = []
         scanned = 0
-        position = tuple(_uncursor(cursor, str, str, int)) if cursor else None
+        position = tuple(read_cursor(cursor, str, str, int)) if cursor else None
         if position and not position[0].isdecimal():
             raise _bad_cursor(cursor)
         while True:
@@ -218,14 +201,14 @@ class Queries:
             # Read many at a time, whether they are a batch's or stand alone; of a short page not many too many.
             while block := list(itertools.islice(rows, min(SLICE, max(limit, 100)))):
                 if len(found_ids) >= limit or scanned >= MAX_SCANNED:
-                    return _page(found_ids, found, fields, _cursor(*block[0][:3]))
+                    return _page(found_ids, found, fields, cursor_of(*block[0][:3]))
                 scanned += len(block)
                 states = await self.read_tasks([name for *_, name in block], fields)
                 for (score, member, number, name), row in zip(block, states, strict=True):
                     if not _matches(row, filters):
                         continue
                     if len(found_ids) >= limit:
-                        return _page(found_ids, found, fields, _cursor(score, member, number))
+                        return _page(found_ids, found, fields, cursor_of(score, member, number))
                     found_ids.append(name)
                     found.append(row)
             position = (*units[-1][:2], 0)
@@ -246,7 +229,7 @@ class Queries:
                 running=int(lease[b"running"]),
                 settled=int(lease[b"settled"]),
                 rejected=int(lease[b"rejected"]),
-                started_at=cast(datetime, _time(lease[b"startedUs"])),
+                started_at=cast(datetime, moment(lease[b"startedUs"])),
             )
             for name, lease in zip(names, leases, strict=True)
             if b"startedUs" in lease
@@ -333,11 +316,13 @@ def _page(task_ids: list[str], rows: list[Row], fields: Sequence[str], cursor: s
     return b'{"columns":{%b},"nextCursor":%b}' % (b",".join(columns), _encode(cursor))
 
 
-def _cursor(*parts: str | int) -> str:
+def cursor_of(*parts: str | int) -> str:
+    """Give the text of a cursor."""
     return base64.urlsafe_b64encode(_encode(parts)).rstrip(b"=").decode()
 
 
-def _uncursor(cursor: str, *types: type) -> list[Any]:
+def read_cursor(cursor: str, *types: type) -> list[Any]:
+    """Read a cursor. Raises `InvalidRequest` for what is none."""
     try:
         parts = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=list[Any])
     except (ValueError, msgspec.DecodeError, RecursionError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -123,7 +124,7 @@ def test_a_task_is_asked_for_status_and_result(client: nexusq_sdk.Client) -> Non
 
     assert 0.25 == task.result(timeout=20)
     assert (Status.COMPLETED, True) == (task.status, task.done())
-    assert f"<Task {task.id} COMPLETED>" == repr(task)
+    assert f"<Task {task.id} DIVIDE COMPLETED>" == repr(task)
     assert ("DIVIDE", 1, "default") == (task.info().task_type, task.info().attempt, task.info().queue)
     # from any other kernel
     assert 0.25 == client.task(task.id).result()
@@ -163,7 +164,8 @@ def test_a_batch_is_counted_and_summed_up(divided: nexusq_sdk.Batch) -> None:
     assert list(Status) == list(divided.counts())
     assert 4 == len(divided)
     assert repr(divided).startswith(f"<Batch {divided.id} DIVIDE: 4 of 4, 1 failed, ")
-    assert "<td>FAILED</td><td>1</td>" in divided._repr_html_()
+    assert "1 failed" in divided._repr_html_()
+    assert "1 × ZeroDivisionError" in divided._repr_html_()
     report = divided.report()
     assert ["status", "time"] == list(report.index.names)
     assert [3, 1, 4] == list(report.xs("wait", level="time")["tasks"])
@@ -326,6 +328,7 @@ class Terminal(io.StringIO):
 def test_progress_is_a_bar_in_a_terminal(client: nexusq_sdk.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setitem(sys.modules, "rich", None)  # as where it is not installed
     monkeypatch.setattr("sys.stderr", terminal)
     batch = client.submit_batch("DIVIDE", ROWS)
 

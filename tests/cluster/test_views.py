@@ -12,8 +12,8 @@ import redis
 
 import nexusq_sdk
 from nexusq_sdk import redis_view
-from nexusq_sdk.batch import Reads
 from nexusq_sdk.connection import Connection
+from nexusq_sdk.handles import Reads
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import TaskPage
 from tests.conftest import Addresses, eventually

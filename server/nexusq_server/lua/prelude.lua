@@ -10,7 +10,7 @@ end
 local function seen_batch(batch)
   local seen = batches[batch]
   if not seen then
-    seen = { counts = {}, size = 0 }
+    seen = { counts = {}, size = 0, more = {} }
     batches[batch] = seen
   end
   return seen
@@ -39,6 +39,27 @@ local function is_cancelled(batch)
   return seen.cancelled
 end
 
+-- Counts a failed task by the type of its error, which stands first in the error's JSON; `by` -1: it is taken back.
+local function count_error(id, error, by)
+  local batch = batch_of(id)
+  if not batch then return end
+  local seen = seen_batch(batch)
+  local kind = string.sub(string.match(error or '', '^{"type":"([^"\\]*)"') or 'Exception', 1, 200)
+  local field = 'error:' .. kind
+  seen.more[field] = (seen.more[field] or 0) + by
+  if by > 0 then
+    seen.examples = seen.examples or {}
+    seen.examples['errorAt:' .. kind] = seen.examples['errorAt:' .. kind] or id
+  end
+end
+
+-- Counts how long an attempt ran that ended its task: by powers of 2^(1/8), so that percentiles are known within a tenth.
+local function count_time(seen, us)
+  local step = math.ceil(8 * math.log(math.max(us, 1)) / math.log(2))
+  seen.ran = seen.ran or {}
+  seen.ran[step] = (seen.ran[step] or 0) + 1
+end
+
 -- Writes a task's end: its state expires, and that it once was is known for longer.
 local function expire_task(id, ttl, remembered)
   redis.call('EXPIRE', 'nexusq:task:' .. id, math.ceil(ttl))
@@ -59,8 +80,15 @@ local function write_batches(ttl_default, remembered)
     for status, n in pairs(seen.counts) do
       if n ~= 0 then redis.call('HINCRBY', key, status, n) end
     end
+    for step, n in pairs(seen.ran or {}) do
+      redis.call('HINCRBY', key, string.format('ranUs:%.0f', math.ceil(2 ^ (step / 8))), n)
+    end
+    for field, n in pairs(seen.more) do
+      if n ~= 0 then redis.call('HINCRBY', key, field, n) end
+    end
+    for field, id in pairs(seen.examples or {}) do redis.call('HSETNX', key, field, id) end
     local state = redis.call('HMGET', key, 'closed', 'size', 'COMPLETED', 'FAILED', 'CANCELLED', 'finishedUs', 'ttl',
-      'lastUs', 'submittedUs')
+      'lastUs', 'submittedUs', 'name')
     local size = tonumber(state[2] or 0)
     if seen.close then
       size = seen.close
@@ -73,10 +101,13 @@ local function write_batches(ttl_default, remembered)
       local ended = tonumber(state[3] or 0) + tonumber(state[4] or 0) + tonumber(state[5] or 0)
       if ended >= size then
         if state[1] or seen.close then redis.call('HSET', key, 'finishedUs', state[8] or state[9]) end
-        redis.call('EXPIRE', key, math.ceil((tonumber(state[7]) or ttl_default) + remembered))
+        local kept = math.ceil((tonumber(state[7]) or ttl_default) + remembered)
+        redis.call('EXPIRE', key, kept)
+        if state[10] then redis.call('EXPIRE', 'nexusq:name:' .. state[10], kept) end
       else
         if state[6] then redis.call('HDEL', key, 'finishedUs') end
         redis.call('PERSIST', key)
+        if state[10] then redis.call('PERSIST', 'nexusq:name:' .. state[10]) end
       end
     end
   end

@@ -7,7 +7,7 @@ local taken, wanted = 0, {}
 for _, status in ipairs(cmsgpack.unpack(ARGV[5])) do wanted[status] = true end
 for _, id in ipairs(cmsgpack.unpack(ARGV[4])) do
   local key = 'nexusq:task:' .. id
-  local state = redis.call('HMGET', key, 'status', 'attempt')
+  local state = redis.call('HMGET', key, 'status', 'attempt', 'error')
   if state[1] and wanted[state[1]] then
     local attempt = tonumber(state[2] or 0)
     redis.call('HSET', key, 'status', 'SCHEDULED', 'dueUs', ARGV[1], 'spent', attempt, 'record', attempt + 1, 'deliveries', 0)
@@ -17,6 +17,7 @@ for _, id in ipairs(cmsgpack.unpack(ARGV[4])) do
     redis.call('ZADD', KEYS[1], ARGV[1], id)
     local batch = batch_of(id)
     if batch then redis.call('HDEL', 'nexusq:batch:' .. batch, 'cancelled') end
+    if state[1] == 'FAILED' then count_error(id, state[3], -1) end
     move(id, state[1], 'SCHEDULED')
     taken = taken + 1
   end

@@ -34,9 +34,11 @@ for i, outcome in ipairs(cmsgpack.unpack(ARGV[6])) do
         any_dead = true
         ttl = math.max(ttl, tonumber(ARGV[4]))
         redis.call('ZADD', KEYS[2], outcome[6], id)
+        count_error(id, outcome[4], 1)
       end
       if status == 'COMPLETED' then redis.call('HDEL', key, 'error') end
       expire_task(id, ttl, remembered)
+      if seen and status ~= 'CANCELLED' then count_time(seen, tonumber(outcome[6]) - tonumber(outcome[5])) end
       if seen and (not seen.last or outcome[6] > seen.last) then seen.last = outcome[6] end
     end
     if outcome[9] == 1 then redis.call('SREM', 'nexusq:worker:' .. me .. ':parked', id) end

@@ -1,0 +1,155 @@
+"""Progress in a notebook: an ipywidget with a cancel button while the batch runs, HTML in its place when it has ended.
+
+The widget is drawn from the progress's thread; its button answers in a thread of its own, so that neither waits for the
+other. A saved notebook keeps the last picture, which needs no kernel. Loads IPython, and ipywidgets where it is there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from nexusq_sdk import handle_html
+from nexusq_sdk.drawers import Drawer, Example
+from nexusq_sdk.progress_text import describe, finished
+from nexusq_sdk.protocol.wire import BatchView, TaskError
+
+#: Kinds of errors that are asked for an example.
+EXAMPLES = 10
+
+
+def drawer(cancel: Callable[[], object] | None, example: Example | None, view: BatchView | None = None) -> Drawer:
+    """Give a widget, or HTML that is updated in its place where ipywidgets is not installed. `view`: shown at first."""
+    try:
+        return WidgetDrawer(cancel, example, view)
+    except ImportError:
+        return HtmlDrawer(example, view)
+
+
+class HtmlDrawer:
+    """HTML that is updated in its place."""
+
+    def __init__(self, example: Example | None, view: BatchView | None = None) -> None:
+        self._ask = example
+        self._examples: dict[str, TaskError] = {}
+        self._asked: set[str] = set()
+        self._view = view
+        self._pace: float | None = None
+        self._shown = _display(self._bundle())
+
+    def draw(self, view: BatchView, pace: float | None) -> None:
+        """Show the counters."""
+        self._view, self._pace = view, pace
+        self._learn(view)
+        self._update()
+
+    def away(self, error: str) -> None:
+        """Say so below the counters."""
+        self._update(error)
+
+    def stop(self) -> None:
+        """Leave it as it is."""
+
+    def _learn(self, view: BatchView) -> None:
+        """Ask for an error of each kind that is new: a call for each kind, once."""
+        for kind in view.errors[:EXAMPLES]:
+            if self._ask is not None and kind.type not in self._asked:
+                self._asked.add(kind.type)
+                found = self._ask(kind.task_id)
+                if found is not None:
+                    self._examples[kind.type] = found
+
+    def _html(self, note: str = "", examples: bool = True) -> str:
+        if self._view is None:
+            return f"<div>{handle_html.text(note)}</div>"
+        return handle_html.batch(self._view, self._pace, self._examples if examples else None, note)
+
+    def _plain(self, note: str = "") -> str:
+        view = self._view
+        if view is None:
+            return note
+        return f"{view.task_type} {view.batch_id}: {describe(view, self._pace)}{f' ({note})' if note else ''}"
+
+    def _bundle(self, note: str = "") -> dict[str, Any]:
+        return {"text/plain": self._plain(note), "text/html": self._html(note)}
+
+    def _update(self, note: str = "") -> None:
+        if self._shown is not None:
+            self._shown.update(self._bundle(note), raw=True)
+
+
+class WidgetDrawer(HtmlDrawer):
+    """An ipywidget: the counters, a button that cancels, the errors by type to unfold."""
+
+    def __init__(
+        self, cancel: Callable[[], object] | None, example: Example | None, view: BatchView | None = None
+    ) -> None:
+        import ipywidgets  # noqa: PLC0415 - only in notebooks
+
+        self._cancel = cancel
+        self._note = ""
+        self._ended = False
+        self._counters = ipywidgets.HTML()
+        self._failures = ipywidgets.HTML()
+        self._button = ipywidgets.Button(
+            description="Cancel",
+            icon="stop",
+            tooltip="Cancel all tasks that have not ended",
+            layout=ipywidgets.Layout(width="100px", display="" if cancel else "none"),
+        )
+        self._button.on_click(self._pressed)
+        self._box = ipywidgets.VBox([self._counters, self._failures, self._button])
+        if view is not None:
+            self._counters.value = handle_html.batch(view, errors_too=False)
+        super().__init__(example, view)
+
+    def draw(self, view: BatchView, pace: float | None) -> None:
+        """Set the widget's values; at the end put its picture in its place."""
+        self._view, self._pace = view, pace
+        self._learn(view)
+        if finished(view):
+            self.stop()
+            return
+        # Apart from the counters: what somebody has unfolded stays so while they move.
+        self._counters.value = handle_html.batch(view, pace, None, self._note, errors_too=False)
+        failures = handle_html.errors(view, self._examples)
+        if failures != self._failures.value:
+            self._failures.value = failures
+
+    def away(self, error: str) -> None:
+        """Say so below the counters."""
+        self._counters.value = self._html(error, examples=False)
+
+    def stop(self) -> None:
+        """Put a picture in the widget's place: it needs no kernel, and a saved notebook keeps it."""
+        if not self._ended:
+            self._ended = True
+            self._update(self._note)
+            for widget in (self._counters, self._failures, self._button, self._box):
+                widget.close()
+
+    def _pressed(self, _: Any) -> None:
+        self._button.disabled = True
+        self._button.description = "Cancelling"
+        threading.Thread(target=self._do_cancel, name="nexusq-cancel", daemon=True).start()
+
+    def _do_cancel(self) -> None:
+        try:
+            assert self._cancel is not None
+            self._cancel()
+            self._note = "Cancelled. batch.retry_failed(cancelled=True) takes it back."
+        except Exception as error:  # shown: nobody else would hear of it
+            self._note = f"It could not be cancelled: {error}"
+            self._button.disabled = False
+            self._button.description = "Cancel"
+
+    def _bundle(self, note: str = "") -> dict[str, Any]:
+        widget: dict[str, Any] = {} if self._ended else self._box._repr_mimebundle_()
+        return widget | super()._bundle(note)
+
+
+def _display(bundle: dict[str, Any]) -> Any:
+    from IPython.display import display  # noqa: PLC0415 - only in notebooks
+
+    return display(bundle, raw=True, display_id=True)  # type: ignore[no-untyped-call]

@@ -1,0 +1,167 @@
+"""What `Task` and `Batch` have in common: what they read and write through, how they wait, when they warn."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import msgspec
+
+from nexusq_sdk.errors import ConnectionFailed, ResultsExpireSoon, ServerUnavailable
+from nexusq_sdk.options import seconds
+from nexusq_sdk.progress_text import span
+from nexusq_sdk.protocol.calls import is_call
+from nexusq_sdk.protocol.wire import BatchView, Requeued, Submitted, TaskPage, TaskView
+
+#: Waiting asks often at first, since most tasks are short, and ever less often later.
+FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.5
+#: Seconds in which the state of what was just accepted may be missing: Kafka has it, Redis was away.
+LAG = 60.0
+#: Seconds for which what a handle shows of itself is not asked for again.
+GLANCE = 1.0
+#: Results warn when less than this is left, and less than a quarter of the time for which they are kept ...
+SOON = timedelta(hours=1)
+#: ... unless they are kept so shortly that whoever asked for it knows.
+SHORT_LIVED = timedelta(minutes=1)
+#: What becomes of the work when a wait is interrupted.
+OnInterrupt = Literal["leave", "cancel"]
+
+
+class Reads(Protocol):
+    """The three reads that a handle needs: `Connection` and `RedisView` have them."""
+
+    signing_key: bytes | None
+
+    def task(self, task_id: str) -> TaskView:
+        """Give all that is known of a task."""
+
+    def batch(self, batch_id: str) -> BatchView:
+        """Give a batch's counters."""
+
+    def batch_tasks(self, batch_id: str, *, payload: bool = False, first: int = 0) -> Iterator[TaskPage]:
+        """Give a batch's tasks by columns, page after page, from row `first` on."""
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """What a handle needs to change something: `Connection` has it, `RedisView` does not."""
+
+    def cancel_task(self, task_id: str) -> Submitted:
+        """Cancel a task."""
+
+    def retry_task(self, task_id: str) -> Submitted:
+        """Try a task again."""
+
+    def cancel_batch(self, batch_id: str) -> BatchView:
+        """Cancel a batch."""
+
+    def retry_batch(self, batch_id: str, *, cancelled: bool = False) -> Requeued:
+        """Try a batch's failed tasks again."""
+
+
+def writes(reads: Reads) -> Writes:
+    """Give what a handle changes things through.
+
+    Raises
+    ------
+    TypeError
+        If the handle only reads.
+    """
+    if not isinstance(reads, Writes):
+        raise TypeError(
+            f"expected a handle of a Client, since only the API changes tasks, got one of {type(reads).__name__}"
+        )
+    return reads
+
+
+def payload_text(view: TaskView) -> str | None:
+    """Give a task's payload as JSON to be read; None where it is not known, or pickled arguments of a function."""
+    if not isinstance(view.payload, msgspec.Raw) or is_call(view.task_type):
+        return None
+    return bytes(view.payload).decode("utf-8", "replace")
+
+
+def quick(reads: Reads) -> Reads:
+    """Give what reads the same without waiting for a server that is away: for what is only shown."""
+    found: Reads = getattr(reads, "quick", reads)
+    return found
+
+
+def poll(ended: Callable[[], bool], timeout: float | timedelta | None) -> bool:
+    """Ask until it has ended; False if it had not in time."""
+    limit = seconds(timeout)
+    deadline = None if limit is None else time.monotonic() + limit
+    for pause in pauses():
+        if ended():
+            return True
+        left = pause if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(pause, left))
+    raise AssertionError("pauses never end")
+
+
+def pauses() -> Iterator[float]:
+    """Give the pauses of a wait: ever longer, up to half a second."""
+    pause = FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(1.3 * pause, LONGEST_PAUSE)
+
+
+@contextlib.contextmanager
+def resumable(
+    kind: str, handle_id: str, stand: Callable[[], str], on_interrupt: OnInterrupt, cancel: Callable[[], object]
+) -> Iterator[None]:
+    """Say, where a wait is broken off, that what was waited for goes on, how far it is and how to take it up again."""
+    if on_interrupt not in {"leave", "cancel"}:
+        raise ValueError(f"expected on_interrupt to be 'leave' or 'cancel', got {on_interrupt!r}")
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        again = f"client.{kind}({handle_id!r})"
+        if on_interrupt == "leave":
+            error.add_note(f"The {kind} goes on ({stand()}). Take it up again, from any kernel: {again}")
+        else:
+            try:
+                cancel()
+                error.add_note(f"The {kind} was cancelled ({stand()}): {again}")
+            except Exception as fault:
+                error.add_note(f"The {kind} could not be cancelled and goes on: {fault}\nTake it up again: {again}")
+        raise
+    except (ConnectionFailed, ServerUnavailable) as error:
+        error.add_note(
+            f"The {kind} goes on ({stand()}). Take it up again, from any kernel: client.{kind}({handle_id!r})"
+        )
+        raise
+
+
+def warn_if_soon(what: str, finished_at: datetime | None, expires_at: datetime | None) -> None:
+    """Warn that results are near their expiry."""
+    if finished_at is None or expires_at is None:
+        return
+    kept, left = expires_at - finished_at, expires_at - datetime.now(UTC)
+    if kept >= SHORT_LIVED and timedelta() < left < min(SOON, kept / 4):
+        warnings.warn(
+            f"the results of {what} are kept for {span(left.total_seconds())} more: save them, for example by "
+            f"batch.frame().to_parquet(...), or submit with a longer result_ttl",
+            ResultsExpireSoon,
+            stacklevel=_outside(),
+        )
+
+
+def _outside() -> int:
+    """Give the stacklevel of whoever called into this package."""
+    import sys  # noqa: PLC0415 - only where there is something to warn of
+
+    here = str(Path(__file__).parent)
+    frame: Any = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_code.co_filename.startswith(here):
+        frame, level = frame.f_back, level + 1
+    return level - 1
