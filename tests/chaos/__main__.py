@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tests.chaos import broken_worker, faults, oracle, report
 from tests.chaos.cluster import ChaosCluster
-from tests.chaos.collect import Collector
+from tests.chaos.collect import Collector, Witness
 from tests.chaos.facts import Facts
 from tests.chaos.ledger import read_runs
 from tests.chaos.orders import orders
@@ -50,7 +50,9 @@ def run(arguments: argparse.Namespace, seed: int, folder: Path, console: Console
         collector = Collector(cluster.redis_url, cluster.kafka)
         submitter = Submitter(list(cluster.urls.values()), orders(seed), arguments.rate, folder)
         chaos = faults.Faults(cluster)
+        witness = Witness(cluster.redis_url, lambda: list(submitter.sent))
         submitter.start()
+        witness.start()
         chaos.carry_out(steps, seconds)
         console.print(f"The faults are over ({len(chaos.done)}); waiting for everything to come to rest")
         submitter.finish()
@@ -59,10 +61,12 @@ def run(arguments: argparse.Namespace, seed: int, folder: Path, console: Console
         )
         if still:
             console.print(f"After {REST_SECONDS:g} s not at rest: {len(still)}, such as {still[:3]}")
+        witness.end()
         cluster.look()
         facts.ended_alone = cluster.ended_alone
         facts.sent, facts.batches, facts.refusals = submitter.sent, submitter.batches, submitter.refusals
         collector.collect(facts)
+        facts.witnessed = witness.seen
         facts.faults, facts.memory = chaos.done, list(cluster.memory)
         facts.runs = read_runs(cluster.ledger)
     return facts

@@ -21,6 +21,7 @@ from tests.chaos.facts import (
     Facts,
     Fault,
     Memory,
+    Seen,
     Sent,
     SentBatch,
 )
@@ -217,6 +218,20 @@ def grow(facts: Facts) -> None:
     facts.memory.append(Memory("redis.1", 120.0, 201.0))
 
 
+def write_an_end_again(facts: Facts) -> None:
+    facts.witnessed[QUICK] = Seen(103.0, "COMPLETED", 1, 109000000)
+
+
+def lose_a_handler(facts: Facts) -> None:
+    facts.runs.append(run(QUICK, how=None, start=100.5))
+
+
+def take_over_late(facts: Facts) -> None:
+    facts.faults.append(Fault(101.05, KILL_WORKER, "worker-1.1"))
+    facts.runs = [entry for entry in facts.runs if entry.task != QUICK]
+    facts.runs += [run(QUICK, how=None), run(QUICK, start=117.0, part="worker-2.1")]
+
+
 @pytest.mark.parametrize(
     ("spoil", "rule"),
     [
@@ -249,6 +264,9 @@ def grow(facts: Facts) -> None:
         (stop_committing, "not committed"),
         (make_a_task_up, "invented"),
         (grow, "grows"),
+        (write_an_end_again, "ended twice"),
+        (lose_a_handler, "vanished"),
+        (take_over_late, "late"),
     ],
 )
 def test_a_broken_promise_is_seen(spoil: Callable[[Facts], None], rule: str) -> None:
@@ -285,6 +303,15 @@ def test_a_second_run_is_explained_by_a_fault_that_put_the_first_at_risk(
     facts.faults.append(Fault(at, kind, part))
 
     assert ("ran again" not in rules(facts)) == explained
+
+
+def test_an_end_that_redis_may_have_lost_may_be_written_again() -> None:
+    facts = good()
+    write_an_end_again(facts)
+
+    facts.faults.append(Fault(104.0, CRASH_REDIS, "redis.1"))
+
+    assert "ended twice" not in rules(facts)
 
 
 def test_an_outcome_that_waited_for_redis_is_at_risk_when_its_worker_dies() -> None:
