@@ -91,7 +91,9 @@ class Client:
         task_id = ids.new_id() if said.idempotency_key is None else ids.id_from_key(said.idempotency_key)
         head = b'{"taskType":%b,"taskId":"%b"%b,"payload":' % (_type(task_type), task_id.encode(), _field(said))
         answer = self._connection.submit_task(head + encode_payload(payload) + b"}")
-        return Task(task_id, self._connection, TaskView(task_id=task_id, task_type=task_type, status=answer.status))
+        view = TaskView(task_id=task_id, task_type=task_type, status=answer.status)
+        # A key may stand for a task that has ended: the answer says that, but not with what.
+        return Task(task_id, self._connection, None if answer.status.terminal else view)
 
     def submit_batch(
         self,
