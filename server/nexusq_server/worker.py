@@ -200,7 +200,8 @@ class Worker:
             # Redis may have forgotten why records were skipped: they are read again, and what has ended is skipped
             # again.
             self.intake.rewind()
-            self._pending.clear()
+            now = time.monotonic()
+            self._later += [(now, received) for received in self._pending.clear() if self._is_parked(received)]
             self.durability.durable = {}
             self.durability.restarted.clear()
         self._cancel_asked()
@@ -241,6 +242,17 @@ class Worker:
             return
         self.settler.parked.update(names)
         self.offsets.settled(received.place for received in parked)
+
+    def _is_parked(self, received: Received) -> bool:
+        """Whether the commit has gone past a record: if this worker lets go of it, nobody else has it."""
+        return received.task.task_id in self.settler.parked
+
+    def _unpark(self, names: list[str]) -> None:
+        self.settler.parked.difference_update(names)
+        try:
+            self.store.unpark(self.id, names)
+        except redis.RedisError as error:
+            log.debug("what has ended stays on the list of the parked, which hurts nobody: %s", error)
 
     def _receive(self) -> None:
         """Poll: at once where tasks can be started, else until a record comes or a place is free."""
@@ -287,22 +299,26 @@ class Worker:
                     self._pending.add(self._kind(received), received, first=True)
                 self.stopping.wait(RETRY_SECONDS)
                 return
-            skipped = []
+            skipped, parked = [], []
             for received, claim in zip(batch, claims, strict=True):
                 if claim.answer == SKIP:
                     skipped.append(received.place)
+                    if self._is_parked(received):
+                        parked.append(received.task.task_id)
                 elif claim.answer == LATER:
                     self._later.append((time.monotonic() + LATER_SECONDS, received))
                 else:
                     self._start(received, claim)
             self.offsets.settled(skipped)
+            if parked:
+                self._unpark(parked)
 
     def _next(self, kind: str, wanted: int) -> list[Received]:
         batch: list[Received] = []
         asked: set[str] = set()
         while len(batch) < wanted and (records := self._pending.take(kind, wanted - len(batch))):
             for received in records:
-                if not self.offsets.current(received.place):
+                if not self.offsets.current(received.place) and not self._is_parked(received):
                     continue  # the partition is another worker's now, and so is the record
                 if received.task.task_id in self._held or received.task.task_id in asked:
                     # A second record of a task that runs here: it counts as settled once the task has ended.
