@@ -35,7 +35,7 @@ from nexusq_sdk.protocol.wire import (
     Workers,
 )
 from nexusq_sdk.protocol.words import MAX_CHUNK_TASKS, MAX_TASK_BYTES, TASK_TYPE, Status
-from nexusq_server import operations, problems
+from nexusq_server import operations, problems, schedule_routes
 from nexusq_server.bodies import Query, chunk_of_lines, content_type, decode, read_body
 from nexusq_server.openapi import docs_page, openapi
 from nexusq_server.operations import Operations
@@ -49,7 +49,6 @@ from nexusq_server.problems import (
     UnsupportedBody,
 )
 from nexusq_server.queries import Filters, Queries, parse_since
-from nexusq_server.schedule_routes import ScheduleRoutes
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.schemas import Catalogue
 from nexusq_server.settings import Settings
@@ -77,7 +76,7 @@ class Api:
         self._catalogue = Catalogue(self._redis)
         self._queries = Queries(self._redis)
         self.operations = Operations(settings, self._queries)
-        self.schedules = ScheduleRoutes(self._redis, self._check_one)
+        self.schedules = schedule_routes.ScheduleRoutes(self._redis, self._check_one)
         self._scheduler = Scheduler(settings)
         self._admin: KafkaAdminClient | None = None
         self._admin_lock = asyncio.Lock()
@@ -300,10 +299,9 @@ def create_app(settings: Settings) -> Starlette:
     api: Api
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
         nonlocal api
         api = Api(settings)
-        app.router.routes += api.schedules.routes()
         yield
         await api.close()
 
@@ -317,6 +315,13 @@ def create_app(settings: Settings) -> Starlette:
     def operation(name: str) -> Any:
         async def endpoint(request: Request) -> Response:
             answer: Response = await getattr(api.operations, name)(request)
+            return answer
+
+        return endpoint
+
+    def schedule(name: str) -> Any:
+        async def endpoint(request: Request) -> Response:
+            answer: Response = await getattr(api.schedules, name)(request)
             return answer
 
         return endpoint
@@ -344,6 +349,7 @@ def create_app(settings: Settings) -> Starlette:
         Route("/openapi.json", document, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),
         *operations.routes(operation),
+        *schedule_routes.routes(schedule),
     ]
     handlers: dict[Any, Any] = {
         problems.Refusal: problems.on_refusal,
