@@ -32,7 +32,7 @@ from nexusq_server.leases import Lease
 from nexusq_server.offsets import Offsets
 from nexusq_server.pending import Pending
 from nexusq_server.policies import Policies
-from nexusq_server.process_pool import ProcessExecutor
+from nexusq_server.process_pool import ProcessExecutor, environment_of
 from nexusq_server.registry import Handler, HandlerError, load_handlers
 from nexusq_server.runs import Executor
 from nexusq_server.scheduler import Scheduler
@@ -95,7 +95,7 @@ class Worker:
                 self.settler.add,
                 largest,
                 freed,
-                environment={"NEXUSQ_TASKS": ",".join(settings.tasks)},
+                environment=environment_of(settings),
                 recycle_tasks=settings.recycle_tasks,
                 recycle_mib=settings.recycle_mib,
             ),
