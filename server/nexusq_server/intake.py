@@ -7,6 +7,7 @@ rebalance listener runs in the client's own thread and only touches `Offsets`.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Collection, Mapping
 
@@ -22,7 +23,7 @@ from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.offsets import Offsets, Place
 from nexusq_server.settings import Settings
 from nexusq_server.store import NewTask, Store
-from nexusq_server.topics import START_TIMEOUT, RecordError, decode_record, encode_options, group, topic
+from nexusq_server.topics import START_TIMEOUT, RecordError, decode_record, encode_options, group, patiently, topic
 from nexusq_server.work import Received
 
 log = logging.getLogger(__name__)
@@ -69,11 +70,11 @@ class Intake:
         for queue in settings.queues:
             names = {topic(queue, priority): (queue, priority) for priority in Priority}
             self._topics |= names
-            consumer = KafkaConsumer(**_consumer_settings(settings, queue))
+            consumer = patiently(functools.partial(KafkaConsumer, **_consumer_settings(settings, queue)))
             # Once its metadata is known the first assignment is right; a consumer that subscribes before is given
             # nothing at first.
             for name in names:
-                consumer.partitions_for_topic(name)
+                patiently(functools.partial(consumer.partitions_for_topic, name))
             consumer.subscribe(list(names), listener=_Listener(offsets.lost))
             self._consumers[queue] = consumer
 
