@@ -21,24 +21,20 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from nexusq_sdk.protocol.wire import TaskError
-from nexusq_server.async_loop import AsyncExecutor
 from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.durability import Durability
-from nexusq_server.executors import ThreadExecutor
 from nexusq_server.handlers import builtin_handlers
 from nexusq_server.health import Health
 from nexusq_server.intake import Intake
 from nexusq_server.leases import Lease
 from nexusq_server.offsets import Offsets
 from nexusq_server.pending import Pending
+from nexusq_server.places import KINDS, make_places
 from nexusq_server.policies import Policies
-from nexusq_server.process_pool import ProcessExecutor, environment_of
 from nexusq_server.registry import Handler, HandlerError, load_handlers
-from nexusq_server.runs import Executor
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.settings import Settings
 from nexusq_server.settler import Settler
-from nexusq_server.slots import Slots
 from nexusq_server.store import ALONE, CHUNK, GIVEN_UP, LATER, SKIP, Claim, Store, connect, is_full, now_us
 from nexusq_server.topics import START_TIMEOUT, ensure_topics, topic
 from nexusq_server.work import Claimed, Ended, Received, failed, unknown_type
@@ -55,7 +51,6 @@ RETRY_SECONDS = 0.5
 TEND_SECONDS = 0.25
 #: Without a poll and a held lease for so long, the worker is not ready.
 READY_SECONDS = 15.0
-KINDS = ("thread", "process", "async")
 
 
 class Worker:
@@ -82,25 +77,7 @@ class Worker:
         self.settler = Settler(
             self.store, self.id, self.dead_letters, self._policies.next_wait, self._settled, self._not_mine
         )
-        counts = (settings.concurrency, settings.processes, settings.async_concurrency)
-        self.slots = Slots(sum(counts))
-        largest, freed = settings.max_result_kib * 1024, threading.Event()
-        threads, processes, _ = counts
-        self.executors: dict[str, Executor] = {
-            "thread": ThreadExecutor(threads, self.slots, 0, self.settler.add, largest, freed),
-            "process": ProcessExecutor(
-                processes,
-                self.slots,
-                threads,
-                self.settler.add,
-                largest,
-                freed,
-                environment=environment_of(settings),
-                recycle_tasks=settings.recycle_tasks,
-                recycle_mib=settings.recycle_mib,
-            ),
-            "async": AsyncExecutor(counts[2], self.slots, threads + processes, self.settler.add, largest, freed),
-        }
+        self.slots, self.executors = make_places(settings, self.settler.add)
         self.lease = Lease(settings, self.id, self.slots, self._lease_fields)
         self.durability = Durability(client, self.offsets.committable, self.settler)
         self.scheduler = Scheduler(settings)

@@ -190,7 +190,7 @@ def test_the_documented_parameters_of_lines_are_those_that_are_taken(http: httpx
     assert sorted(call.parameters) == sorted(said[1].split(", "))
     # a chunk's fields and options, as far as they fit into parameters
     fields = {f.encode_name for kind in (wire.SubmitChunk, wire.Options) for f in msgspec.structs.fields(kind)}
-    assert fields - {"payloads", "options"} == set(call.parameters)
+    assert fields - {"payloads", "options", "backoff"} == set(call.parameters)
 
 
 @pytest.mark.parametrize("path", ["/tasks", "/batches"])
