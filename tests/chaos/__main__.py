@@ -30,6 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=2.0, help="how long things are killed")
     parser.add_argument("--seed", type=int, help="of the faults and the orders; otherwise a new one, which is printed")
     parser.add_argument("--rate", type=float, default=40.0, help="tasks a second")
+    parser.add_argument("--rest", type=float, default=REST_SECONDS, help="seconds until everything must have ended")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     parser.add_argument("--keep", action="store_true", help="keep the data and the logs even if nothing is broken")
     parser.add_argument("--only", help="kinds of faults, comma-separated; otherwise all of them")
@@ -57,10 +58,10 @@ def run(arguments: argparse.Namespace, seed: int, folder: Path, console: Console
         console.print(f"The faults are over ({len(chaos.done)}); waiting for everything to come to rest")
         submitter.finish()
         still = collector.wait_for_rest(
-            lambda: [name for name, task in submitter.sent.items() if task.accepted_at], REST_SECONDS
+            lambda: [name for name, task in submitter.sent.items() if task.accepted_at], arguments.rest
         )
         if still:
-            console.print(f"After {REST_SECONDS:g} s not at rest: {len(still)}, such as {still[:3]}")
+            console.print(f"After {arguments.rest:g} s not at rest: {len(still)}, such as {still[:3]}")
         witness.end()
         cluster.look()
         facts.ended_alone = cluster.ended_alone

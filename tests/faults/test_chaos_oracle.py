@@ -1,13 +1,17 @@
 """The oracle of the chaos run sees every breach: facts of a good run are spoilt in one way each.
 
-The last test is a real one: workers without a rule, and a minute of faults.
+The last test is a real one: workers that lack a rule, and a few seconds of faults.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -338,3 +342,25 @@ def test_a_seed_gives_the_same_plan_which_makes_up_for_every_fault() -> None:
     assert set(faults.DECK) == {step.kind for step in plan}
     harmed = [(step.kind, step.part) for step in plan if not step.ends and step.part and step.kind != faults.CUT_REDIS]
     assert sorted(harmed) == sorted((step.kind, step.part) for step in plan if step.ends)
+
+
+def test_workers_that_forget_retries_are_caught(tmp_path: Path) -> None:
+    # given workers that call a failed task SCHEDULED and put it nowhere
+    words = ("--break", "forget-retry", "--minutes", "0.1", "--rest", "5", "--seed", "1")
+
+    # when they run for some seconds
+    command = [sys.executable, "-m", "tests.chaos", *words, "--json", str(tmp_path / "numbers.json")]
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+
+    # then the run fails, and names the tasks that are stuck
+    assert 1 == ended.returncode, ended.stdout + ended.stderr
+    assert "BREACH stuck: " in ended.stdout
+    assert "is SCHEDULED" in ended.stdout
+    assert {"stuck"} <= set(json.loads((tmp_path / "numbers.json").read_text())["breaches"])
