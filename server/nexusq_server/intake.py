@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Mapping
 import redis
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError
 
 from nexusq_sdk.protocol.wire import Options, Record
 from nexusq_sdk.protocol.words import Priority
+from nexusq_server.assignor import TopicByTopicAssignor
 from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.offsets import Offsets, Place
 from nexusq_server.settings import Settings
@@ -203,7 +203,7 @@ def _consumer_settings(settings: Settings, queue: str) -> dict[str, object]:
         # Records that are older than the group are tasks all the same: nothing is skipped.
         "auto_offset_reset": "earliest",
         "allow_auto_create_topics": False,
-        "partition_assignment_strategy": (CooperativeStickyAssignor,),
+        "partition_assignment_strategy": (TopicByTopicAssignor,),
         "session_timeout_ms": session,
         "heartbeat_interval_ms": session // 3,
         "request_timeout_ms": max(30_000, session + 5_000),
