@@ -231,8 +231,10 @@ class Api:
         """Answer a read for which Redis is needed and away."""
         return problems.on_refusal(request, self._redis_away(error))
 
-    def _redis_away(self, error: Exception) -> RedisUnavailable:
+    def _redis_away(self, error: Exception) -> RedisUnavailable | RedisFull:
         where = self._settings.redis_shown
+        if is_full(error):
+            return RedisFull(f"Redis at {where} is full (maxmemory): raise it, or let results expire sooner")
         return RedisUnavailable(f"Redis at {where} does not answer: {error or type(error).__name__}")
 
     async def _check(
