@@ -45,6 +45,7 @@ from nexusq_server.problems import (
     BodyTooLarge,
     InvalidRequest,
     KafkaUnavailable,
+    RedisFull,
     RedisUnavailable,
     UnsupportedBody,
 )
@@ -52,7 +53,7 @@ from nexusq_server.queries import Filters, Queries, parse_since
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.schemas import Catalogue
 from nexusq_server.settings import Settings
-from nexusq_server.store import NewTask, now_us
+from nexusq_server.store import NewTask, is_full, now_us
 from nexusq_server.submit import Close, Job, Submitter
 
 log = logging.getLogger(__name__)

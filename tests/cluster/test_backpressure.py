@@ -1,4 +1,4 @@
-"""An API whose Kafka or Redis takes nothing more says so in bounded time, and by its name. Each has an API of its own."""
+"""An API whose Kafka or Redis takes nothing more says so by name in bounded time. Each test has an API of its own."""
 
 from __future__ import annotations
 
