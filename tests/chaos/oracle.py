@@ -37,11 +37,11 @@ def judge(facts: Facts) -> list[Breach]:
             found += _its_attempts_are_counted_right(task, facts, own)
             found += _its_history_is_right(task, facts, own, risk)
             found += _its_dead_letter_is_right(task, facts)
+            found += _its_handler_comes_to_an_end(task, facts, own)
         found += _it_ran_again_only_where_a_fault_explains_it(task, own, risk)
         found += _it_did_not_run_too_early(task, own)
         found += _what_was_answered_to_a_cancel_holds(task, facts, own)
         found += _its_end_stays(task, facts)
-        found += _its_handler_comes_to_an_end(task, facts, own)
         known = _known(task, facts, own)
         breaches += [Breach(rule, f"{task.task} ({task.kind})" + what, known) for rule, what in found]
     for batch in facts.batches:
