@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
+import redis
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from nexusq_sdk.protocol import ids
-from nexusq_server.settings import Settings
+from nexusq_server.local.cluster import free_ports
+from nexusq_server.local.redis import command, find_redis
+from nexusq_server.settings import Settings, load_settings
+from nexusq_server.store import Store
 from nexusq_server.topics import DEAD_LETTERS
 from tests.conftest import WorkerProcess, eventually
 
@@ -77,3 +83,40 @@ def new_dead_letters(settings: Settings) -> Iterator[Callable[[Callable[[dict[st
 
     yield wait_for
     consumer.close()
+
+
+@contextmanager
+def own_redis(folder: Path) -> Iterator[redis.Redis]:
+    """Start a Redis that nobody else uses: no scheduler takes what is due, and a test may fill it."""
+    [port] = free_ports(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "redis.log").open("w") as log:
+        process = subprocess.Popen(command(find_redis(), folder, port), stdout=log, stderr=log)
+    try:
+        with redis.Redis(port=port, decode_responses=True) as client:
+
+            def answers() -> None:
+                try:
+                    assert client.ping()
+                except redis.ConnectionError as error:
+                    raise AssertionError(str(error)) from None
+
+            eventually(answers)
+            yield client
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def own_store(folder: Path) -> Iterator[tuple[Store, redis.Redis]]:
+    """Give the verbs on a Redis of one's own, on which a lease that has ended is believed at once."""
+    with own_redis(folder) as client:
+
+        def has_run_for_a_second() -> None:
+            assert client.info("server")["uptime_in_seconds"] >= 1
+
+        eventually(has_run_for_a_second)
+        port = client.connection_pool.connection_kwargs["port"]
+        with redis.Redis(port=port) as raw:
+            yield Store(raw, load_settings(lease="1ms")), client

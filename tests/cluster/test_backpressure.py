@@ -19,7 +19,7 @@ import redis
 import nexusq_sdk
 from nexusq_sdk.protocol import ids
 from nexusq_server.local.cluster import free_ports
-from nexusq_server.local.redis import command, find_redis
+from tests.asking import own_redis
 from tests.conftest import ROOT, Addresses, eventually
 
 StartApi = Callable[..., httpx.Client]
@@ -64,24 +64,10 @@ def silent_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[redis.Redis]:
-    """Give a Redis that a test may fill."""
-    [port] = free_ports(1)
-    log = (tmp_path / "redis.log").open("w")
-    process = subprocess.Popen(command(find_redis(), tmp_path / "redis", port), stdout=log, stderr=log)
-    with redis.Redis(port=port) as client:
-
-        def answers() -> None:
-            try:
-                assert client.ping()
-            except redis.ConnectionError as error:
-                raise AssertionError(str(error)) from None
-
-        eventually(answers)
+def full_redis(tmp_path: Path) -> Iterator[redis.Redis]:
+    """Give a Redis that the test may fill."""
+    with own_redis(tmp_path / "redis") as client:
         yield client
-    process.kill()
-    process.wait()
-    log.close()
 
 
 def post(api: httpx.Client, **changes: object) -> httpx.Response:
@@ -176,15 +162,15 @@ asyncio.run(main())
 
 
 def test_a_full_redis_is_named_as_such_and_all_goes_on_once_there_is_room(
-    start_api: StartApi, own_redis: redis.Redis, queue: str
+    start_api: StartApi, full_redis: redis.Redis, queue: str
 ) -> None:
     # given an API whose Redis has no memory left
-    where = own_redis.connection_pool.connection_kwargs
+    where = full_redis.connection_pool.connection_kwargs
     api = start_api(NEXUSQ_REDIS=f"redis://127.0.0.1:{where['port']}/0")
     options = {"queue": queue, "allowUnknown": True}
     waiting = post(api, options=options | {"delaySeconds": 3600}).json()["taskId"]
-    own_redis.config_set("maxmemory-policy", "noeviction")
-    own_redis.config_set("maxmemory", "1")
+    full_redis.config_set("maxmemory-policy", "noeviction")
+    full_redis.config_set("maxmemory", "1")
 
     # when tasks are submitted, from the second one on
     accepted = post(api, options=options)  # Kafka has it: it is safe
@@ -199,7 +185,7 @@ def test_a_full_redis_is_named_as_such_and_all_goes_on_once_there_is_room(
     assert "SCHEDULED" == api.get(f"/tasks/{waiting}").json()["status"]
 
     # and once there is room, all is taken again, and the state that could not be written is
-    own_redis.config_set("maxmemory", "0")
+    full_redis.config_set("maxmemory", "0")
     eventually(lambda: _answers(post(api, options=options), 202))
     eventually(lambda: _answers(api.get(f"/tasks/{accepted.json()['taskId']}"), 200))
     assert "CANCELLED" == api.post(f"/tasks/{waiting}/cancel").json()["status"]

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from nexusq_server.settings import load_settings
 from nexusq_server.store import (
     ALONE,
     DROPPED,
     GIVEN_UP,
+    LATER,
     LOST,
     SETTLED,
     SKIP,
@@ -23,10 +25,27 @@ from nexusq_server.store import (
     Store,
     now_us,
 )
+from tests.asking import own_store
 from tests.cluster.test_store import LEASE, answers, new_task, outcome, state
 
 HOUR = 3600 * 1_000_000
 FAILURE = b'{"type":"ValueError","message":"no"}'
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, redis.Redis]]:
+    with own_store(tmp_path_factory.mktemp("redis")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def store(own: tuple[Store, redis.Redis]) -> Store:
+    return own[0]
+
+
+@pytest.fixture(scope="module")
+def redis_client(own: tuple[Store, redis.Redis]) -> redis.Redis:
+    return own[1]
 
 
 @pytest.fixture
@@ -166,19 +185,25 @@ def test_what_is_due_is_taken_once_and_again_if_its_taker_dies(
     # given a retry that is due, and one that is not
     now, later = new_task(queue="q7", priority="high", options=b'{"maxAttempts":3}'), new_task()
     store.claim(worker, [(now, 1), (later, 1)])
-    store.settle(worker, [scheduled(now), scheduled(later)])
-    redis_client.zadd("nexusq:due", {now.task_id: 1})  # far from what else the cluster's schedulers look at
+    store.settle(worker, [scheduled(now, due_us=now_us() - 1), scheduled(later)])
 
-    # when it is taken, here or by one of them
-    taken = [task for task in store.take_due(1000) if task.task_id in {now.task_id, later.task_id}]
+    # when it is taken twice, and once more when its taker's time is over
+    assert [as_due(now, 2)] == store.take_due(1000)
+    assert [] == store.take_due(1000)
+    redis_client.zadd("nexusq:due", {now.task_id: now_us() - 1})
 
-    # then it is as its record is to be, and its score is ahead until it is promoted
-    assert all(as_due(now, 2) == task for task in taken)
-    score = due(redis_client, now)
-    assert score is None or score > now_us()
-    assert due(redis_client, later) is not None
-    for task in (now, later):
-        redis_client.zrem("nexusq:due", task.task_id)
+    # then the next one has it
+    assert [as_due(now, 2)] == store.take_due(1000)
+    assert 2 == store.promote([as_due(now, 2), as_due(later, 2)])
+
+
+def test_no_more_is_taken_than_is_asked_for(store: Store, worker: str) -> None:
+    tasks = [new_task() for _ in range(5)]
+    store.claim(worker, [(task, 1) for task in tasks])
+    store.settle(worker, [scheduled(task, due_us=1000 + row) for row, task in enumerate(tasks)])
+
+    assert [as_due(task, 2) for task in tasks[:2]] == store.take_due(2)
+    assert [as_due(task, 2) for task in tasks[2:]] == store.take_due(9)
 
 
 def test_what_was_cancelled_is_not_taken_but_leaves_the_due_set(store: Store, redis_client: redis.Redis) -> None:
@@ -234,6 +259,20 @@ def test_promote_leaves_alone_what_has_failed_again_since_it_was_produced(
 
 
 # Deliveries
+
+
+def test_right_after_redis_has_started_no_worker_is_taken_for_dead(
+    store: Store, redis_client: redis.Redis, worker: str
+) -> None:
+    # given a task whose worker has no lease, as after a restart of Redis that lasted longer than leases do
+    task = new_task()
+    dies(store, (task, 1))
+
+    # then one who believes in leases of a day comes back later, and one who believes in short ones takes over
+    with redis.Redis(port=redis_client.connection_pool.connection_kwargs["port"]) as raw:
+        patient = Store(raw, load_settings(lease="1d"))
+        assert [LATER] == answers(patient.claim(worker, [(task, 1)]))
+    assert [1] == answers(store.claim(worker, [(task, 1)]))
 
 
 def test_a_task_that_was_claimed_often_without_an_end_is_run_alone_then_given_up(store: Store, worker: str) -> None:
