@@ -32,6 +32,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=40.0, help="tasks a second")
     parser.add_argument("--rest", type=float, default=REST_SECONDS, help="seconds until everything must have ended")
     parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--markdown", type=Path, help="file for the tables as a page of the documentation")
     parser.add_argument("--keep", action="store_true", help="keep the data and the logs even if nothing is broken")
     parser.add_argument("--only", help="kinds of faults, comma-separated; otherwise all of them")
     parser.add_argument("--break", dest="rule", choices=sorted(broken_worker.RULES), help="run workers without a rule")
@@ -86,6 +87,8 @@ def main() -> int:
     report.show(numbers, breaches, console)
     if arguments.json:
         arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    if arguments.markdown:
+        arguments.markdown.write_text(report.markdown(numbers))
     if breaches or arguments.keep:
         console.print(f"Data and logs are in {folder}")
     else:
