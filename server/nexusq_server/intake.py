@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Kafka's brokers take no shorter session by default (group.min.session.timeout.ms).
 SHORTEST_SESSION_MS = 6000
+#: A worker learns by the answer to a heartbeat that partitions move; joining and leaving take two such rounds.
+HEARTBEAT_MS = 500
 MAX_POLL_RECORDS = 1000
 #: How long polling waits for Kafka to say what is committed before it tries again.
 COMMITTED_MS = 2000
@@ -205,7 +207,7 @@ def _consumer_settings(settings: Settings, queue: str) -> dict[str, object]:
         "allow_auto_create_topics": False,
         "partition_assignment_strategy": (TopicByTopicAssignor,),
         "session_timeout_ms": session,
-        "heartbeat_interval_ms": session // 3,
+        "heartbeat_interval_ms": HEARTBEAT_MS,
         "request_timeout_ms": max(30_000, session + 5_000),
         "fetch_max_bytes": 16 * 1024 * 1024,
         "max_poll_records": MAX_POLL_RECORDS,
