@@ -251,4 +251,5 @@ class Submits:
         return Batch(submitted.batch_id, self._connection, index=index, submitted=submitted, options=said)
 
     def _handle(self, submitted: TaskView) -> Task:
-        return Task(submitted.task_id, self._connection, submitted)
+        # A key may stand for a task that has ended: the answer says that, but not with what.
+        return Task(submitted.task_id, self._connection, None if submitted.status.terminal else submitted)

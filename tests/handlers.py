@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import builtins
+import contextlib
+import ctypes
 import os
+import signal
 import time
 from typing import Any
 
-from nexusq_sdk.tasks import task
+from nexusq_sdk.tasks import Retry, WorkerLost, current_task, task
 
 
 @task("LEDGER")
@@ -46,3 +51,99 @@ def big(kib: int) -> str:
 def thing() -> Any:
     """Give a result that has no JSON form."""
     return object()
+
+
+@task("FLAKY")
+def flaky(until: int, error: str = "ValueError") -> int:
+    """Raise before attempt `until`; then give the attempt."""
+    attempt = current_task().attempt
+    if attempt < until:
+        raise getattr(builtins, error)(f"not at attempt {attempt}")
+    return attempt
+
+
+@task("PICKY", max_attempts=3, backoff=0.01, retry_on=(LookupError, WorkerLost), no_retry_on=KeyError)
+def picky(error: str) -> None:
+    """Raise: its type's own rules say what follows."""
+    raise getattr(builtins, error)("on purpose")
+
+
+@task("ASKING")
+def asking(until: int, delay: float) -> int:
+    """Ask for another attempt until attempt `until`."""
+    attempt = current_task().attempt
+    if attempt < until:
+        raise Retry("not yet", delay=delay)
+    return attempt
+
+
+@task("PIDS", executor="process")
+def pids() -> int:
+    """Give the process that this runs in."""
+    return os.getpid()
+
+
+@task("CRASH", executor="process")
+def crash(how: str, until: int = 1000) -> str:
+    """Take the process down before attempt `until`."""
+    if current_task().attempt >= until:
+        return "survived"
+    if how == "exit":
+        os._exit(7)
+    elif how == "segfault":
+        ctypes.string_at(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
+@task("POISON")
+def poison(path: str) -> None:
+    """Leave a line and take the whole process down."""
+    note(path, f"{os.getpid()}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task("LINGER")
+def linger(path: str) -> None:
+    """Run on in a thread until something ends it; leave lines at the start and on the way out."""
+    note(path, "started")
+    try:
+        while True:
+            time.sleep(0.02)
+    finally:
+        note(path, f"left {'cancelled' if current_task().cancelled else 'otherwise'}")
+
+
+@task("SPIN", executor="process")
+def spin(path: str) -> None:
+    """Keep a processor busy and listen to nobody."""
+    note(path, "started")
+    while True:
+        with contextlib.suppress(BaseException):
+            sum(range(100_000))
+
+
+@task("DOZE")
+async def doze(path: str, seconds: float = 600) -> float:
+    """Wait on the event loop; leave lines at the start and on the way out."""
+    note(path, "started")
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        note(path, "left")
+    return seconds
+
+
+def note(path: str, line: str) -> None:
+    """Append a line to a file that outlives whatever is killed."""
+    with open(path, "a") as file:  # noqa: PTH123 - as above
+        file.write(line + "\n")
+
+
+@task("BRISK", timeout=0.1)
+def brisk(seconds: float) -> bool:
+    """Take so long, though a tenth of a second is what it may."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.01)
+    return True

@@ -35,7 +35,7 @@ from nexusq_sdk.protocol.wire import (
     Workers,
 )
 from nexusq_sdk.protocol.words import MAX_CHUNK_TASKS, MAX_TASK_BYTES, TASK_TYPE, Status
-from nexusq_server import blob_routes, names, operations, problems, reports
+from nexusq_server import blob_routes, names, operations, problems, reports, schedule_routes
 from nexusq_server.blob_routes import BlobRoutes
 from nexusq_server.bodies import Query, chunk_of_lines, content_type, decode, read_body
 from nexusq_server.names import Names
@@ -47,16 +47,16 @@ from nexusq_server.problems import (
     BodyTooLarge,
     InvalidRequest,
     KafkaUnavailable,
+    RedisFull,
     RedisUnavailable,
     UnsupportedBody,
 )
 from nexusq_server.queries import Filters, Queries, parse_since
 from nexusq_server.reports import Reports
-from nexusq_server.schedule_routes import ScheduleRoutes
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.schemas import Catalogue
 from nexusq_server.settings import Settings
-from nexusq_server.store import NewTask, now_us
+from nexusq_server.store import NewTask, is_full, now_us
 from nexusq_server.submit import Close, Job, Submitter
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Api:
         self.blobs = BlobRoutes(settings, self._redis, self.operations.store.wait_on_disk)
         self.names = Names(self._redis)
         self.reports = Reports(settings, self._redis, self._queries)
-        self.schedules = ScheduleRoutes(self._redis, self._check_one)
+        self.schedules = schedule_routes.ScheduleRoutes(self._redis, self._check_one)
         self._scheduler = Scheduler(settings)
         self._admin: KafkaAdminClient | None = None
         self._admin_lock = asyncio.Lock()
@@ -240,8 +240,10 @@ class Api:
         """Answer a read for which Redis is needed and away."""
         return problems.on_refusal(request, self._redis_away(error))
 
-    def _redis_away(self, error: Exception) -> RedisUnavailable:
+    def _redis_away(self, error: Exception) -> RedisUnavailable | RedisFull:
         where = self._settings.redis_shown
+        if is_full(error):
+            return RedisFull(f"Redis at {where} is full (maxmemory): raise it, or let results expire sooner")
         return RedisUnavailable(f"Redis at {where} does not answer: {error or type(error).__name__}")
 
     async def _check(
@@ -308,10 +310,9 @@ def create_app(settings: Settings) -> Starlette:
     api: Api
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
         nonlocal api
         api = Api(settings)
-        app.router.routes += api.schedules.routes()
         yield
         await api.close()
 
@@ -355,6 +356,7 @@ def create_app(settings: Settings) -> Starlette:
         Route("/openapi.json", document, methods=["GET"]),
         Route("/docs", docs, methods=["GET"]),
         *operations.routes(part("operations")),
+        *schedule_routes.routes(part("schedules")),
         *blob_routes.routes(part("blobs")),
         *names.routes(part("names")),
         *reports.routes(part("reports")),

@@ -24,9 +24,7 @@ NDJSON = "application/x-ndjson"
 #: Other names under which clients send the same.
 _NDJSON_TYPES = {NDJSON, "application/ndjson", "application/jsonlines", "application/jsonl"}
 #: The options that NDJSON takes as query parameters: those that are one value.
-LINE_OPTIONS = tuple(
-    field.encode_name for field in msgspec.structs.fields(Options) if field.encode_name not in {"backoff", "eta"}
-)
+LINE_OPTIONS = tuple(field.encode_name for field in msgspec.structs.fields(Options) if field.encode_name != "backoff")
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _UNKNOWN = re.compile(r"unknown field `(.+?)`")
 _MISSING = re.compile(r"missing required field `(.+?)`")

@@ -109,9 +109,12 @@ class Durability(threading.Thread):
     def _check_run(self, info: Any) -> bool:
         """Whether Redis is the process that it was; if not, let everything be written and read again."""
         before, self._run_id = self._run_id, str(info["run_id"])
-        if before in {"", self._run_id}:
+        if before == self._run_id:
             return True
-        log.warning("Redis was restarted: outcomes that may not have reached its disk are written again")
+        if before:
+            log.warning("Redis was restarted: outcomes that may not have reached its disk are written again")
+        elif not self._committable() and self._settler.sure():
+            return True  # the first look, and nothing was decided before it: maybe by another Redis
         self._settler.write_again()
         self.restarted.set()
         return False

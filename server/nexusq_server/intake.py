@@ -7,28 +7,31 @@ rebalance listener runs in the client's own thread and only touches `Offsets`.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Collection, Mapping
 
 import redis
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError
 
 from nexusq_sdk.protocol.wire import Options, Record
 from nexusq_sdk.protocol.words import Priority
+from nexusq_server.assignor import TopicByTopicAssignor
 from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.offsets import Offsets, Place
 from nexusq_server.settings import Settings
 from nexusq_server.store import NewTask, Store
-from nexusq_server.topics import START_TIMEOUT, RecordError, decode_record, encode_options, group, topic
+from nexusq_server.topics import START_TIMEOUT, RecordError, decode_record, encode_options, group, patiently, topic
 from nexusq_server.work import Received
 
 log = logging.getLogger(__name__)
 
 #: Kafka's brokers take no shorter session by default (group.min.session.timeout.ms).
 SHORTEST_SESSION_MS = 6000
+#: A worker learns by the answer to a heartbeat that partitions move; joining and leaving take two such rounds.
+HEARTBEAT_MS = 500
 MAX_POLL_RECORDS = 1000
 #: How long polling waits for Kafka to say what is committed before it tries again.
 COMMITTED_MS = 2000
@@ -69,11 +72,11 @@ class Intake:
         for queue in settings.queues:
             names = {topic(queue, priority): (queue, priority) for priority in Priority}
             self._topics |= names
-            consumer = KafkaConsumer(**_consumer_settings(settings, queue))
+            consumer = patiently(functools.partial(KafkaConsumer, **_consumer_settings(settings, queue)))
             # Once its metadata is known the first assignment is right; a consumer that subscribes before is given
             # nothing at first.
             for name in names:
-                consumer.partitions_for_topic(name)
+                patiently(functools.partial(consumer.partitions_for_topic, name))
             consumer.subscribe(list(names), listener=_Listener(offsets.lost))
             self._consumers[queue] = consumer
 
@@ -202,9 +205,9 @@ def _consumer_settings(settings: Settings, queue: str) -> dict[str, object]:
         # Records that are older than the group are tasks all the same: nothing is skipped.
         "auto_offset_reset": "earliest",
         "allow_auto_create_topics": False,
-        "partition_assignment_strategy": (CooperativeStickyAssignor,),
+        "partition_assignment_strategy": (TopicByTopicAssignor,),
         "session_timeout_ms": session,
-        "heartbeat_interval_ms": session // 3,
+        "heartbeat_interval_ms": HEARTBEAT_MS,
         "request_timeout_ms": max(30_000, session + 5_000),
         "fetch_max_bytes": 16 * 1024 * 1024,
         "max_poll_records": MAX_POLL_RECORDS,

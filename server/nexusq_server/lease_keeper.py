@@ -55,6 +55,7 @@ class Keeper:
         """Renew three times a lease until the input ends."""
         pause = self._lease.total_seconds() / 3
         next_renewal = 0.0
+        noted = False
         while True:
             more = self._read(min(LOOK_SECONDS, pause))
             if more is None and os.getppid() != self._parent:
@@ -63,7 +64,13 @@ class Keeper:
             if more is not None:
                 self._leave(died=more)
                 return
-            if self._fields and now >= next_renewal and not is_stopped(self._parent):
+            stopped = is_stopped(self._parent)
+            if stopped and not noted:
+                # Its lease may end now: what had started until then is charged an attempt.
+                noted = self._note_running()
+            elif not stopped:
+                noted = False
+            if self._fields and now >= next_renewal and not stopped:
                 # The clock is read before the call: the lease in Redis can only last longer than the worker believes.
                 if self._renew(self._lease):
                     self._slots.renewed = now
@@ -93,6 +100,13 @@ class Keeper:
             self._store.renew_lease(self._worker, lease, self._fields, self._slots.running())
         except redis.RedisError as error:
             print(f"the lease of {self._worker} could not be renewed: {error}", file=sys.stderr, flush=True)
+            return False
+        return True
+
+    def _note_running(self) -> bool:
+        try:
+            self._store.note_running(self._worker, self._slots.running())
+        except redis.RedisError:
             return False
         return True
 

@@ -139,6 +139,7 @@ _LINES = [
     ("allowUnknown", {"type": "boolean", "default": False}, "NDJSON only"),
     ("priority", {"type": "string", "enum": list(Priority)}, "NDJSON only"),
     ("delaySeconds", {"type": "number"}, "NDJSON only"),
+    ("eta", {"type": "string", "format": "date-time"}, "NDJSON only"),
     ("maxAttempts", {"type": "integer"}, "NDJSON only"),
     ("timeoutSeconds", {"type": "number"}, "NDJSON only"),
     ("idempotencyKey", {"type": "string"}, "NDJSON only"),

@@ -87,13 +87,15 @@ class Pending:
                 self._full.discard(lane)
         return self._full
 
-    def clear(self) -> None:
-        """Let go of all records: they are read again."""
+    def clear(self) -> list[Received]:
+        """Let go of all records, and give them."""
+        gone = [received for lanes in self._lanes.values() for records in lanes.values() for received in records]
         for lanes in self._lanes.values():
             lanes.clear()
         self._count.clear()
         self._full.clear()
         self._bytes = 0
+        return gone
 
     def _pop(self, lane: Lane, records: deque[Received], count: int) -> list[Received]:
         popped = [records.popleft() for _ in range(min(count, len(records)))]

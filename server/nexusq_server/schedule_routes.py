@@ -38,6 +38,7 @@ _decoder = msgspec.json.Decoder(Schedule)
 _encode = msgspec.json.Encoder().encode
 _stored = msgspec.json.Decoder(ScheduleView)
 
+Endpoint = Callable[[Request], Awaitable[Response]]
 #: Refuses a task's type, payload and options as ``POST /tasks`` does.
 Check = Callable[[str, list[msgspec.Raw], Options | None], Awaitable[None]]
 
@@ -48,15 +49,6 @@ class ScheduleRoutes:
     def __init__(self, client: redis.asyncio.Redis, check: Check) -> None:
         self._redis = client
         self._check = check
-
-    def routes(self) -> list[Route]:
-        """Give the routes."""
-        return [
-            Route("/schedules", self.schedules, methods=["GET"]),
-            Route("/schedules/{name}", self.schedule, methods=["GET"]),
-            Route("/schedules/{name}", self.put, methods=["PUT"]),
-            Route("/schedules/{name}", self.delete, methods=["DELETE"]),
-        ]
 
     async def schedules(self, request: Request) -> Response:
         """``GET /schedules``: all of them, by name."""
@@ -150,6 +142,16 @@ class ScheduleRoutes:
             raise RedisUnavailable(
                 f"the change is not on Redis's disk after {DISK_MS / 1000:g} s; send it again to be sure of it"
             )
+
+
+def routes(endpoint: Callable[[str], Endpoint]) -> list[Route]:
+    """Give the routes; `endpoint` makes one of a method's name."""
+    return [
+        Route("/schedules", endpoint("schedules"), methods=["GET"]),
+        Route("/schedules/{name}", endpoint("schedule"), methods=["GET"]),
+        Route("/schedules/{name}", endpoint("put"), methods=["PUT"]),
+        Route("/schedules/{name}", endpoint("delete"), methods=["DELETE"]),
+    ]
 
 
 def _answer(value: msgspec.Struct) -> Response:

@@ -1,5 +1,6 @@
 """Writes outcomes to Redis in bulk, then marks their records as settled. One thread; anyone may `add`.
 
+A task that failed for good first gets its dead letter, by a second thread: nothing else waits for Kafka.
 It must never drop an outcome while its worker lives: with Redis away it waits and tries again, and what it has
 written is kept until Redis has it on disk, to be written again if Redis is restarted before that.
 """
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import redis
@@ -35,6 +36,7 @@ _encode = msgspec.json.Encoder().encode
 class _Entry(NamedTuple):
     claimed: Claimed
     outcome: Outcome
+    buried: bool = False  # its dead letter is on the topic
 
 
 class Settler(threading.Thread):
@@ -61,6 +63,8 @@ class Settler(threading.Thread):
         self._not_mine = not_mine
         self._queue: SimpleQueue[_Entry | tuple[Claimed, Ended] | None] = SimpleQueue()
         self._give_up = threading.Event()
+        self._failed: SimpleQueue[_Entry | None] = SimpleQueue()  # for good, and without a dead letter yet
+        self._burials = threading.Thread(target=self._bury, name="burials", daemon=True)
         self._unsure: deque[_Entry] = deque()  # written, perhaps not on disk: added here, taken out by `confirm`
         self._confirmed = 0
         self.count = 0  # written by this thread only
@@ -100,22 +104,39 @@ class Settler(threading.Thread):
 
     def run(self) -> None:
         """Settle until `finish`."""
-        last = False
-        while not last:
-            entries: list[_Entry] = []
-            entry = self._queue.get()
-            while entry is not None:
-                entries.append(entry if isinstance(entry, _Entry) else self._decide(*entry))
-                if len(entries) == ROUND:
-                    break
-                try:
-                    entry = self._queue.get_nowait()
-                except Empty:
-                    break
-            else:
-                last = True
-            if entries and not self._settle(entries):
+        self._burials.start()
+        ends = 0  # the first is `finish`'s, the second says that the burials are over
+        while ends < 2:
+            waiting, ended = _take(self._queue)
+            entries = [entry if isinstance(entry, _Entry) else self._decide(*entry) for entry in waiting]
+            ready = []
+            for entry in entries:
+                if entry.outcome.status == Status.FAILED and not entry.buried:
+                    self._failed.put(entry)
+                else:
+                    ready.append(entry)
+            if ended:
+                ends += 1
+                self._failed.put(None)
+            if not self._settle(ready):
                 return
+
+    def _bury(self) -> None:
+        """Write the dead letters of what has failed for good, and give it back to be settled: the burials' thread."""
+        ended = False
+        while not ended:
+            entries, ended = _take(self._failed)
+            while entries:
+                try:
+                    if self._dead_letters.put([self._letter(entry) for entry in entries]):
+                        for entry in entries:
+                            self._queue.put(entry._replace(buried=True))
+                        break
+                except redis.RedisError as error:
+                    log.warning("Redis is away, %d dead letters wait for it: %s", len(entries), error)
+                if self._give_up.wait(RETRY_SECONDS):
+                    break
+        self._queue.put(None)
 
     def _decide(self, claimed: Claimed, ended: Ended) -> _Entry:
         """Make the outcome of an attempt: its end, or that there is another one."""
@@ -150,16 +171,7 @@ class Settler(threading.Thread):
         """Settle one round; False when told to give up."""
         while entries:
             try:
-                # Those that need no dead letter do not wait for Kafka.
-                final = [entry for entry in entries if entry.outcome.status == Status.FAILED]
-                rest = [entry for entry in entries if entry.outcome.status != Status.FAILED]
-                entries = final + self._write(rest)
-                if final:
-                    if not self._dead_letters.put([self._letter(entry) for entry in final]):
-                        if self._give_up.wait(RETRY_SECONDS):
-                            return False
-                        continue
-                    entries = entries[len(final) :] + self._write(final)
+                entries = self._write(entries)
             except redis.RedisError as error:
                 why = "is full (maxmemory)" if is_full(error) else "is away or refuses"
                 log.warning("Redis %s, %d outcomes wait for it: %s", why, len(entries), error)
@@ -216,3 +228,18 @@ class Settler(threading.Thread):
             history=[*earlier, msgspec.json.decode(outcome.history, type=FailedAttempt)],
         )
         return _encode(letter)
+
+
+def _take(queue: SimpleQueue[Any]) -> tuple[list[Any], bool]:
+    """Take what is in a queue, waiting for the first, up to a round; and whether its end (None) was read."""
+    taken: list[Any] = []
+    entry = queue.get()
+    while entry is not None:
+        taken.append(entry)
+        if len(taken) == ROUND:
+            return taken, False
+        try:
+            entry = queue.get_nowait()
+        except Empty:
+            return taken, False
+    return taken, True

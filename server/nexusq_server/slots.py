@@ -31,7 +31,8 @@ class Slots:
         else:
             self.fileno = fileno
         self._page = mmap.mmap(self.fileno, size)
-        self.renewed = float("-inf")
+        if fileno is None:
+            self.renewed = float("-inf")
 
     @property
     def renewed(self) -> float:

@@ -29,6 +29,8 @@ CHUNK = 500
 TAKEN_SECONDS = 30
 #: How long `Store.wait_on_disk` waits for Redis's next fsync, which comes once a second.
 DISK_MS = 5000
+#: How long it is known what a dead worker was running, as in renew_lease.lua.
+RUNNING_TTL = timedelta(days=7)
 #: How long a type is known that no worker offers any more.
 TYPES_TTL = timedelta(days=90)
 
@@ -289,6 +291,16 @@ class Store:
             ],
         )
 
+    def note_running(self, worker: str, running: Sequence[str]) -> None:
+        """Say which tasks a worker has started that is not renewed for any more."""
+        key = f"{redis_layout.worker_key(worker)}:running"
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.delete(key)
+        if running:
+            pipeline.sadd(key, *running)
+            pipeline.expire(key, RUNNING_TTL)
+        pipeline.execute()
+
     def end_lease(self, worker: str) -> None:
         """Say that `worker` has left: what it still held may be taken over at once."""
         key = redis_layout.worker_key(worker)
@@ -299,6 +311,10 @@ class Store:
     def park(self, worker: str, task_ids: Sequence[str]) -> None:
         """Note that these tasks' offsets are committed before their end: they are produced again if the worker dies."""
         self._redis.sadd(f"{redis_layout.worker_key(worker)}:parked", *task_ids)
+
+    def unpark(self, worker: str, task_ids: Sequence[str]) -> None:
+        """Note that tasks which this worker has parked have ended elsewhere."""
+        self._redis.srem(f"{redis_layout.worker_key(worker)}:parked", *task_ids)
 
     def cancels(self, worker: str) -> list[str]:
         """Take the ids of running tasks that `worker` is to cancel."""

@@ -6,13 +6,14 @@ Called from any thread; keeps no state.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.errors import KafkaTimeoutError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import Options, Record
@@ -22,9 +23,12 @@ from nexusq_server.settings import Settings
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 DEAD_LETTERS = "task-queue.dead"
 #: How long a process waits for Kafka at its start before it gives up.
 START_TIMEOUT = timedelta(seconds=30)
+RETRY_SECONDS = 0.5
 
 
 #: The most rows of a batch.
@@ -154,8 +158,26 @@ def connect_producer(settings: Settings) -> KafkaProducer:
     )
 
 
+def patiently(attempt: Callable[[], T]) -> T:
+    """Do what needs Kafka; again while it is away, as long as a process waits for it at its start."""
+    deadline = time.monotonic() + START_TIMEOUT.total_seconds()
+    while True:
+        try:
+            return attempt()
+        except KafkaError as error:
+            if time.monotonic() > deadline:
+                raise
+            log.info("waiting for Kafka: %s: %s", type(error).__name__, error)
+        time.sleep(RETRY_SECONDS)
+
+
 def ensure_topics(settings: Settings, queues: Iterable[str]) -> None:
     """Create the topics of `queues` and the dead letters' where they are missing. Safe to call at any time."""
+    wanted = list(queues)
+    patiently(lambda: _ensure_topics(settings, wanted))
+
+
+def _ensure_topics(settings: Settings, queues: Iterable[str]) -> None:
     names = [topic(queue, priority) for queue in queues for priority in Priority] + [DEAD_LETTERS]
     admin = KafkaAdminClient(
         bootstrap_servers=list(settings.kafka),

@@ -21,24 +21,20 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from nexusq_sdk.protocol.wire import TaskError
-from nexusq_server.async_loop import AsyncExecutor
 from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.durability import Durability
-from nexusq_server.executors import ThreadExecutor
 from nexusq_server.handlers import builtin_handlers
 from nexusq_server.health import Health
 from nexusq_server.intake import Intake
 from nexusq_server.leases import Lease
 from nexusq_server.offsets import Offsets
 from nexusq_server.pending import Pending
+from nexusq_server.places import KINDS, make_places
 from nexusq_server.policies import Policies
-from nexusq_server.process_pool import ProcessExecutor
 from nexusq_server.registry import Handler, HandlerError, find_handler, load_handlers
-from nexusq_server.runs import Executor
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.settings import Settings
 from nexusq_server.settler import Settler
-from nexusq_server.slots import Slots
 from nexusq_server.store import ALONE, CHUNK, GIVEN_UP, LATER, SKIP, Claim, Store, connect, is_full, now_us
 from nexusq_server.topics import START_TIMEOUT, ensure_topics, topic
 from nexusq_server.work import Claimed, Ended, Received, failed, unknown_type
@@ -55,7 +51,6 @@ RETRY_SECONDS = 0.5
 TEND_SECONDS = 0.25
 #: Without a poll and a held lease for so long, the worker is not ready.
 READY_SECONDS = 15.0
-KINDS = ("thread", "process", "async")
 
 
 class Worker:
@@ -82,25 +77,7 @@ class Worker:
         self.settler = Settler(
             self.store, self.id, self.dead_letters, self._policies.next_wait, self._settled, self._not_mine
         )
-        counts = (settings.concurrency, settings.processes, settings.async_concurrency)
-        self.slots = Slots(sum(counts))
-        largest, freed = settings.max_result_kib * 1024, threading.Event()
-        threads, processes, _ = counts
-        self.executors: dict[str, Executor] = {
-            "thread": ThreadExecutor(threads, self.slots, 0, self.settler.add, largest, freed),
-            "process": ProcessExecutor(
-                processes,
-                self.slots,
-                threads,
-                self.settler.add,
-                largest,
-                freed,
-                environment={"NEXUSQ_TASKS": ",".join(settings.tasks)},
-                recycle_tasks=settings.recycle_tasks,
-                recycle_mib=settings.recycle_mib,
-            ),
-            "async": AsyncExecutor(counts[2], self.slots, threads + processes, self.settler.add, largest, freed),
-        }
+        self.slots, self.executors = make_places(settings, self.settler.add)
         self.lease = Lease(settings, self.id, self.slots, self._lease_fields)
         self.durability = Durability(client, self.offsets.committable, self.settler)
         self.scheduler = Scheduler(settings)
@@ -200,7 +177,8 @@ class Worker:
             # Redis may have forgotten why records were skipped: they are read again, and what has ended is skipped
             # again.
             self.intake.rewind()
-            self._pending.clear()
+            now = time.monotonic()
+            self._later += [(now, received) for received in self._pending.clear() if self._is_parked(received)]
             self.durability.durable = {}
             self.durability.restarted.clear()
         self._cancel_asked()
@@ -241,6 +219,17 @@ class Worker:
             return
         self.settler.parked.update(names)
         self.offsets.settled(received.place for received in parked)
+
+    def _is_parked(self, received: Received) -> bool:
+        """Whether the commit has gone past a record: if this worker lets go of it, nobody else has it."""
+        return received.task.task_id in self.settler.parked
+
+    def _unpark(self, names: list[str]) -> None:
+        self.settler.parked.difference_update(names)
+        try:
+            self.store.unpark(self.id, names)
+        except redis.RedisError as error:
+            log.debug("what has ended stays on the list of the parked, which hurts nobody: %s", error)
 
     def _receive(self) -> None:
         """Poll: at once where tasks can be started, else until a record comes or a place is free."""
@@ -287,22 +276,26 @@ class Worker:
                     self._pending.add(self._kind(received), received, first=True)
                 self.stopping.wait(RETRY_SECONDS)
                 return
-            skipped = []
+            skipped, parked = [], []
             for received, claim in zip(batch, claims, strict=True):
                 if claim.answer == SKIP:
                     skipped.append(received.place)
+                    if self._is_parked(received):
+                        parked.append(received.task.task_id)
                 elif claim.answer == LATER:
                     self._later.append((time.monotonic() + LATER_SECONDS, received))
                 else:
                     self._start(received, claim)
             self.offsets.settled(skipped)
+            if parked:
+                self._unpark(parked)
 
     def _next(self, kind: str, wanted: int) -> list[Received]:
         batch: list[Received] = []
         asked: set[str] = set()
         while len(batch) < wanted and (records := self._pending.take(kind, wanted - len(batch))):
             for received in records:
-                if not self.offsets.current(received.place):
+                if not self.offsets.current(received.place) and not self._is_parked(received):
                     continue  # the partition is another worker's now, and so is the record
                 if received.task.task_id in self._held or received.task.task_id in asked:
                     # A second record of a task that runs here: it counts as settled once the task has ended.

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tests.chaos import broken_worker, faults, oracle, report
 from tests.chaos.cluster import ChaosCluster
-from tests.chaos.collect import Collector
+from tests.chaos.collect import Collector, Witness
 from tests.chaos.facts import Facts
 from tests.chaos.ledger import read_runs
 from tests.chaos.orders import orders
@@ -30,7 +30,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=2.0, help="how long things are killed")
     parser.add_argument("--seed", type=int, help="of the faults and the orders; otherwise a new one, which is printed")
     parser.add_argument("--rate", type=float, default=40.0, help="tasks a second")
+    parser.add_argument("--rest", type=float, default=REST_SECONDS, help="seconds until everything must have ended")
     parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--markdown", type=Path, help="file for the tables as a page of the documentation")
     parser.add_argument("--keep", action="store_true", help="keep the data and the logs even if nothing is broken")
     parser.add_argument("--only", help="kinds of faults, comma-separated; otherwise all of them")
     parser.add_argument("--break", dest="rule", choices=sorted(broken_worker.RULES), help="run workers without a rule")
@@ -50,19 +52,23 @@ def run(arguments: argparse.Namespace, seed: int, folder: Path, console: Console
         collector = Collector(cluster.redis_url, cluster.kafka)
         submitter = Submitter(list(cluster.urls.values()), orders(seed), arguments.rate, folder)
         chaos = faults.Faults(cluster)
+        witness = Witness(cluster.redis_url, lambda: list(submitter.sent))
         submitter.start()
+        witness.start()
         chaos.carry_out(steps, seconds)
         console.print(f"The faults are over ({len(chaos.done)}); waiting for everything to come to rest")
         submitter.finish()
         still = collector.wait_for_rest(
-            lambda: [name for name, task in submitter.sent.items() if task.accepted_at], REST_SECONDS
+            lambda: [name for name, task in submitter.sent.items() if task.accepted_at], arguments.rest
         )
         if still:
-            console.print(f"After {REST_SECONDS:g} s not at rest: {len(still)}, such as {still[:3]}")
+            console.print(f"After {arguments.rest:g} s not at rest: {len(still)}, such as {still[:3]}")
+        witness.end()
         cluster.look()
         facts.ended_alone = cluster.ended_alone
         facts.sent, facts.batches, facts.refusals = submitter.sent, submitter.batches, submitter.refusals
         collector.collect(facts)
+        facts.witnessed = witness.seen
         facts.faults, facts.memory = chaos.done, list(cluster.memory)
         facts.runs = read_runs(cluster.ledger)
     return facts
@@ -81,6 +87,8 @@ def main() -> int:
     report.show(numbers, breaches, console)
     if arguments.json:
         arguments.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    if arguments.markdown:
+        arguments.markdown.write_text(report.markdown(numbers))
     if breaches or arguments.keep:
         console.print(f"Data and logs are in {folder}")
     else:

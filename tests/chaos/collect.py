@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable
 
@@ -12,10 +13,44 @@ from kafka import KafkaConsumer, TopicPartition
 from nexusq_sdk.protocol.redis_layout import DEAD, DUE, TASK, batch_key, task_key
 from nexusq_sdk.protocol.words import TERMINAL, Priority
 from nexusq_server.topics import DEAD_LETTERS, group, topic
-from tests.chaos.facts import Facts
+from tests.chaos.facts import Facts, Seen
 
 TOPICS = tuple(topic("default", priority) for priority in Priority)
 SLICE = 1000
+LOOK_SECONDS = 0.5
+
+
+class Witness(threading.Thread):
+    """Looks at all tasks that are not known to have ended, again and again: an end that was seen is to stay."""
+
+    def __init__(self, redis_url: str, names: Callable[[], Iterable[str]]) -> None:
+        super().__init__(name="witness", daemon=True)
+        self._redis = redis.Redis.from_url(redis_url, decode_responses=True, socket_timeout=5, socket_connect_timeout=1)
+        self._names = names
+        self._ended = threading.Event()
+        self.seen: dict[str, Seen] = {}
+
+    def end(self) -> None:
+        """Look no more."""
+        self._ended.set()
+        self.join()
+
+    def run(self) -> None:
+        """Look until `end`."""
+        while not self._ended.wait(LOOK_SECONDS):
+            try:
+                self._look([name for name in self._names() if name not in self.seen])
+            except redis.RedisError:
+                continue  # it is down: there is nothing to be seen
+
+    def _look(self, names: list[str]) -> None:
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hmget(task_key(name), "status", "attempt", "finishedUs")
+        at = time.time()
+        for name, (status, attempt, finished) in zip(names, pipeline.execute() if names else [], strict=True):
+            if status in TERMINAL:
+                self.seen[name] = Seen(at, status, int(attempt or 0), int(finished or 0))
 
 
 class Collector:

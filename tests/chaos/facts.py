@@ -80,6 +80,16 @@ class Memory:
     rss_mib: float
 
 
+@dataclass(frozen=True)
+class Seen:
+    """How a task had ended when somebody looked for the first time after that."""
+
+    at: float
+    status: str
+    attempt: int
+    finished_us: int
+
+
 @dataclass
 class Facts:
     """All of it. States are Redis's hashes as text."""
@@ -90,6 +100,7 @@ class Facts:
     faults: list[Fault] = field(default_factory=list)
     states: dict[str, dict[str, str]] = field(default_factory=dict)
     batch_states: dict[str, dict[str, str]] = field(default_factory=dict)
+    witnessed: dict[str, Seen] = field(default_factory=dict)
     due: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
     letters: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # on the topic, by task

@@ -35,6 +35,8 @@ DECK = (
 #: Seconds between two faults, and until a killed part is started again.
 BETWEEN = (2.5, 5.5)
 DOWN = (0.0, 3.0)
+#: When the first worker is killed, and until when nothing else happens.
+ALONE = (5.0, 21.0)
 #: How long a frozen worker sleeps, and how long a part needs after its start before it is hit again.
 FROZEN = (LEASE_SECONDS + 2, LEASE_SECONDS + 4)
 REST = {"kafka": 8.0, "redis": 2.0, "worker": 4.0, "api": 3.0}
@@ -56,7 +58,11 @@ def plan(seed: int, seconds: float, kinds: tuple[str, ...] = DECK) -> list[Step]
     steps: list[Step] = []
     busy = dict.fromkeys((*WORKER_NAMES, *API_NAMES, "kafka", "redis"), 0.0)
     deck: list[str] = []
-    at = draw.uniform(*BETWEEN)
+    # First a kill alone, with time to recover from it: what is promised of that holds for no heap of faults.
+    alone = draw.choice(WORKER_NAMES)
+    if KILL_WORKER in kinds and seconds > ALONE[1]:
+        steps = [Step(ALONE[0], KILL_WORKER, alone), Step(ALONE[1] - 1, KILL_WORKER, alone, ends=True)]
+    at = ALONE[1] if steps else draw.uniform(*BETWEEN)
     while at < seconds:
         if not deck:
             deck = draw.sample(kinds, len(kinds))

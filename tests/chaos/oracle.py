@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from nexusq_sdk.protocol.words import TERMINAL, Status
 from tests.chaos.facts import REDIS_DEATHS, WORKER_FAULTS, Breach, Facts, Sent
 from tests.chaos.ledger import Run
-from tests.chaos.risk import UNSURE_SECONDS, at_risk, extra_runs
+from tests.chaos.risk import UNSURE_SECONDS, at_risk, explained_runs, extra_runs, quiet_recoveries
 
 #: A process is looked at from this age on; it may then double, and grow by so much more.
 WARM_SECONDS, GROWTH, GROWTH_MIB = 20.0, 2.0, 100.0
 #: The clocks of two processes on one machine are the same; what lies between reading one and acting is not.
 SLACK_SECONDS = 0.1
+#: What is promised at the default lease of ten seconds.
+RECOVERY_SECONDS = 15.0
 
 
 def judge(facts: Facts) -> list[Breach]:
@@ -35,13 +37,16 @@ def judge(facts: Facts) -> list[Breach]:
             found += _its_attempts_are_counted_right(task, facts, own)
             found += _its_history_is_right(task, facts, own, risk)
             found += _its_dead_letter_is_right(task, facts)
+            found += _its_handler_comes_to_an_end(task, facts, own)
         found += _it_ran_again_only_where_a_fault_explains_it(task, own, risk)
         found += _it_did_not_run_too_early(task, own)
         found += _what_was_answered_to_a_cancel_holds(task, facts, own)
+        found += _its_end_stays(task, facts)
         known = _known(task, facts, own)
         breaches += [Breach(rule, f"{task.task} ({task.kind})" + what, known) for rule, what in found]
     for batch in facts.batches:
         breaches += _the_batch_adds_up(batch, facts)
+    breaches += _others_take_over_in_time(facts)
     breaches += _no_process_grows_without_bound(facts)
     return breaches
 
@@ -117,7 +122,7 @@ def _its_attempts_are_counted_right(task: Sent, facts: Facts, runs: list[Run]) -
         yield "wrong count", f": attempts {sorted(cut_short)} have no end in the ledger, and {deaths} workers died"
 
 
-def _its_history_is_right(task: Sent, facts: Facts, runs: list[Run], risk: set[str]) -> Found:
+def _its_history_is_right(task: Sent, facts: Facts, runs: list[Run], risk: dict[str, float]) -> Found:
     """Its history holds each attempt that failed, once."""
     state = facts.states.get(task.task, {})
     listed = Counter(entry["attempt"] for entry in json.loads(state.get("history", "[]")))
@@ -155,9 +160,9 @@ def _its_dead_letter_is_right(task: Sent, facts: Facts) -> Found:
             yield "wrong dead letter", ": its letter has no history"
 
 
-def _it_ran_again_only_where_a_fault_explains_it(task: Sent, runs: list[Run], risk: set[str]) -> Found:
+def _it_ran_again_only_where_a_fault_explains_it(task: Sent, runs: list[Run], risk: dict[str, float]) -> Found:
     """Each run that is one too many is explained by an earlier run of the same task that a fault put at risk."""
-    extra, explained = extra_runs(runs), sum(run.run in risk for run in runs[:-1])
+    extra, explained = extra_runs(runs), explained_runs(runs, risk)
     if extra > explained:
         yield "ran again", f": {extra} runs are too many, and faults explain {explained}"
 
@@ -177,6 +182,35 @@ def _what_was_answered_to_a_cancel_holds(task: Sent, facts: Facts, runs: list[Ru
         yield "cancel forgotten", f": it was answered to be CANCELLED and is {status}"
     if any(run.start > task.cancelled_at + SLACK_SECONDS for run in runs):
         yield "cancel forgotten", ": it was answered to be CANCELLED and started after that"
+
+
+def _its_end_stays(task: Sent, facts: Facts) -> Found:
+    """An end that was seen is never changed, unless Redis died before it had it on disk."""
+    seen, state = facts.witnessed.get(task.task), facts.states.get(task.task)
+    if seen is None or state is None:
+        return
+    times = (fault.at for fault in facts.faults if fault.kind in REDIS_DEATHS)
+    if any(seen.at - SLACK_SECONDS <= at <= seen.at + UNSURE_SECONDS for at in times):
+        return
+    now = state.get("status"), int(state.get("attempt", 0)), int(state.get("finishedUs", 0))
+    if now != (seen.status, seen.attempt, seen.finished_us):
+        yield "ended twice", f": {seen} was seen, and now there is {now}"
+
+
+def _its_handler_comes_to_an_end(task: Sent, facts: Facts, runs: list[Run]) -> Found:
+    """A handler that has started ends, unless its worker was killed or stopped, or its task cancelled."""
+    for run in runs:
+        if run.end is None and not task.to_cancel:
+            harmed = any(fault.kind in WORKER_FAULTS and fault.part == run.part for fault in facts.faults)
+            if not harmed:
+                yield "vanished", f": attempt {run.attempt} started in {run.part} and never ended"
+
+
+def _others_take_over_in_time(facts: Facts) -> Iterator[Breach]:
+    """What a killed worker ran is started elsewhere within 15 seconds, where nothing else was amiss."""
+    for seconds, kind, name in quiet_recoveries(facts):
+        if seconds > RECOVERY_SECONDS:
+            yield Breach("late", f"{name} was started elsewhere {seconds:.1f} s after {kind}")
 
 
 def _the_batch_adds_up(name: str, facts: Facts) -> Iterator[Breach]:

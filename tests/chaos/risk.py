@@ -21,11 +21,18 @@ UNSURE_SECONDS = 2.0
 #: How long after Redis or Kafka died outcomes may still wait for it: until it is up, and its clients have noticed.
 REDIS_AWAY_SECONDS = 8.0
 KAFKA_AWAY_SECONDS = 25.0
+#: A fault is alone if there is no other one within this time.
+QUIET_SECONDS = 15.0
 
 
-def at_risk(facts: Facts) -> set[str]:
-    """Name the runs that faults may have made in vain."""
-    return {run.run for run in facts.runs if any(endangers(fault, run, facts.faults) for fault in facts.faults)}
+def at_risk(facts: Facts) -> dict[str, float]:
+    """Name the runs that faults may have made in vain, each with the time of the first such fault."""
+    risk: dict[str, float] = {}
+    for run in facts.runs:
+        times = [fault.at for fault in facts.faults if endangers(fault, run, facts.faults)]
+        if times:
+            risk[run.run] = min(times)
+    return risk
 
 
 def endangers(fault: Fault, run: Run, faults: list[Fault]) -> bool:
@@ -64,13 +71,34 @@ def extra_runs(runs: list[Run]) -> int:
     return len(ended) - len(attempts) + max(0, len(successes) - 1)
 
 
+def explained_runs(runs: list[Run], risk: dict[str, float]) -> int:
+    """Count the runs of one task that were at risk before another one was started."""
+    last = max((run.start for run in runs), default=0.0)
+    return sum(run.run in risk and risk[run.run] <= last and run.start < last for run in runs)
+
+
+def quiet_recoveries(facts: Facts) -> list[tuple[float, str, str]]:
+    """Give those after kills with no other fault around them."""
+    quiet = [
+        fault
+        for fault in facts.faults
+        if not any(abs(other.at - fault.at) < QUIET_SECONDS for other in facts.faults if other is not fault)
+    ]
+    return _recoveries(facts, quiet)
+
+
 def recoveries(facts: Facts) -> list[tuple[float, str, str]]:
+    """Give those after all kills, the slowest first."""
+    return _recoveries(facts, facts.faults)
+
+
+def _recoveries(facts: Facts, faults: list[Fault]) -> list[tuple[float, str, str]]:
     """Give how long each task that a worker ran when it was killed or frozen waited until another one started it."""
     by_task: dict[str, list[Run]] = {}
     for run in facts.runs:
         by_task.setdefault(run.task, []).append(run)
     found = []
-    for fault in facts.faults:
+    for fault in faults:
         if fault.kind not in WORKER_FAULTS or fault.kind == STOP_WORKER:
             continue
         until = fault.until if fault.kind == FREEZE_WORKER and fault.until is not None else float("inf")

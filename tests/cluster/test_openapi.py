@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import httpx
@@ -62,8 +63,8 @@ def validator(schema: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def known(http: httpx.Client) -> dict[str, str]:
-    """Give a task and a batch that have ended, one of its tasks failed, by the names of the paths' parameters."""
+def known(http: httpx.Client) -> Iterator[dict[str, str]]:
+    """Give a batch that has ended, a task of it that failed and a schedule, by the names of the paths' parameters."""
     rows = [{"a": 1, "b": 1}, {"a": 1, "b": 0}]
     batch_id = http.post("/batches", json={"taskType": "DIVIDE", "payloads": rows}).json()["batchId"]
 
@@ -71,7 +72,10 @@ def known(http: httpx.Client) -> dict[str, str]:
         assert http.get(f"/batches/{batch_id}").json()["finishedAt"]
 
     eventually(has_ended)
-    return {"taskId": f"{batch_id}-1", "batchId": batch_id}
+    schedule = {"taskType": "ECHO", "payload": {}, "cron": "@yearly"}
+    http.put("/schedules/documented", json=schedule).raise_for_status()
+    yield {"taskId": f"{batch_id}-1", "batchId": batch_id, "name": "documented"}
+    http.delete("/schedules/documented")
 
 
 def test_every_route_is_documented_and_every_documented_call_is_served() -> None:
@@ -186,7 +190,7 @@ def test_the_documented_parameters_of_lines_are_those_that_are_taken(http: httpx
     assert sorted(call.parameters) == sorted(said[1].split(", "))
     # a chunk's fields and options, as far as they fit into parameters
     fields = {f.encode_name for kind in (wire.SubmitChunk, wire.Options) for f in msgspec.structs.fields(kind)}
-    assert fields - {"payloads", "options"} == set(call.parameters)
+    assert fields - {"payloads", "options", "backoff"} == set(call.parameters)
 
 
 @pytest.mark.parametrize("path", ["/tasks", "/batches"])

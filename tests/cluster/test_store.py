@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from nexusq_sdk.protocol import ids
-from nexusq_server.store import DROPPED, LATER, LOST, SETTLED, SKIP, NewTask, Outcome, Store, now_us
+from nexusq_server.store import DROPPED, LATER, LOST, SETTLED, SKIP, Claim, NewTask, Outcome, Store, now_us
 
 LEASE = timedelta(seconds=60)
 
@@ -24,6 +24,10 @@ def outcome(task: NewTask, attempt: int = 1, status: str = "COMPLETED", value: b
 
 def state(client: redis.Redis, task: NewTask) -> dict[str, str]:
     return client.hgetall(f"nexusq:task:{task.task_id}")
+
+
+def answers(claims: list[Claim]) -> list[int]:
+    return [claim.answer for claim in claims]
 
 
 @pytest.fixture
@@ -101,8 +105,8 @@ def test_a_queued_task_is_claimed_once(store: Store, redis_client: redis.Redis, 
     task = new_task()
     store.submit([task])
 
-    assert [1] == store.claim(worker, [(task, 1)])
-    assert [LATER] == store.claim(other, [(task, 1)])
+    assert [1] == answers(store.claim(worker, [(task, 1)]))
+    assert [LATER] == answers(store.claim(other, [(task, 1)]))
 
     claimed = state(redis_client, task)
     assert ("IN_PROGRESS", worker, "1", "1") == tuple(
@@ -114,7 +118,7 @@ def test_a_claim_whose_answer_was_lost_is_given_again(store: Store, worker: str)
     task = new_task()
     store.claim(worker, [(task, 1)])
 
-    assert [1] == store.claim(worker, [(task, 1)])
+    assert [1] == answers(store.claim(worker, [(task, 1)]))
 
 
 @pytest.mark.parametrize("status", ["COMPLETED", "FAILED"])
@@ -123,7 +127,7 @@ def test_a_task_that_has_ended_is_not_claimed_again(store: Store, worker: str, s
     store.claim(worker, [(task, 1)])
     store.settle(worker, [outcome(task, status=status)])
 
-    assert [SKIP] == store.claim(worker, [(task, 1)])
+    assert [SKIP] == answers(store.claim(worker, [(task, 1)]))
 
 
 def test_a_dead_workers_task_is_taken_over_and_charged_only_if_it_had_started(store: Store, other: str) -> None:
@@ -133,14 +137,14 @@ def test_a_dead_workers_task_is_taken_over_and_charged_only_if_it_had_started(st
     store.renew_lease(dead, LEASE, {"queues": "none"}, [])
     store.claim(dead, [(started, 1), (waiting, 1)])
     store.renew_lease(dead, LEASE, {"queues": "none"}, [started.task_id])
-    assert [LATER, LATER] == store.claim(other, [(started, 1), (waiting, 1)])
+    assert [LATER, LATER] == answers(store.claim(other, [(started, 1), (waiting, 1)]))
     store.end_lease(dead)
 
     # when another worker takes both over
-    answers = store.claim(other, [(started, 1), (waiting, 1)])
+    answered = answers(store.claim(other, [(started, 1), (waiting, 1)]))
 
     # then the one that had started is at its second attempt, and the dead worker's late answers are dropped
-    assert [2, 1] == answers
+    assert [2, 1] == answered
     assert [DROPPED, DROPPED] == store.settle(dead, [outcome(started), outcome(waiting)])
     assert [SETTLED, SETTLED] == store.settle(other, [outcome(started, attempt=2), outcome(waiting)])
 
@@ -183,7 +187,7 @@ def test_a_batch_is_finished_when_it_is_closed_and_all_its_tasks_have_ended(
     assert "finishedUs" not in redis_client.hgetall(key)
 
     # when it is closed
-    store.close_batch(tasks[-1], batch, 2, "ECHO", "default")
+    store.close_batch(batch, 2, "ECHO", "default", None)
 
     # then it is finished, its counters add up, and it will expire
     counts = redis_client.hgetall(key)

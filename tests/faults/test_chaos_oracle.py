@@ -1,13 +1,17 @@
 """The oracle of the chaos run sees every breach: facts of a good run are spoilt in one way each.
 
-The last test is a real one: workers without a rule, and a minute of faults.
+The last test is a real one: workers that lack a rule, and a few seconds of faults.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +25,7 @@ from tests.chaos.facts import (
     Facts,
     Fault,
     Memory,
+    Seen,
     Sent,
     SentBatch,
 )
@@ -217,6 +222,20 @@ def grow(facts: Facts) -> None:
     facts.memory.append(Memory("redis.1", 120.0, 201.0))
 
 
+def write_an_end_again(facts: Facts) -> None:
+    facts.witnessed[QUICK] = Seen(103.0, "COMPLETED", 1, 109000000)
+
+
+def lose_a_handler(facts: Facts) -> None:
+    facts.runs.append(run(QUICK, how=None, start=100.5))
+
+
+def take_over_late(facts: Facts) -> None:
+    facts.faults.append(Fault(101.05, KILL_WORKER, "worker-1.1"))
+    facts.runs = [entry for entry in facts.runs if entry.task != QUICK]
+    facts.runs += [run(QUICK, how=None), run(QUICK, start=117.0, part="worker-2.1")]
+
+
 @pytest.mark.parametrize(
     ("spoil", "rule"),
     [
@@ -249,6 +268,9 @@ def grow(facts: Facts) -> None:
         (stop_committing, "not committed"),
         (make_a_task_up, "invented"),
         (grow, "grows"),
+        (write_an_end_again, "ended twice"),
+        (lose_a_handler, "vanished"),
+        (take_over_late, "late"),
     ],
 )
 def test_a_broken_promise_is_seen(spoil: Callable[[Facts], None], rule: str) -> None:
@@ -287,6 +309,15 @@ def test_a_second_run_is_explained_by_a_fault_that_put_the_first_at_risk(
     assert ("ran again" not in rules(facts)) == explained
 
 
+def test_an_end_that_redis_may_have_lost_may_be_written_again() -> None:
+    facts = good()
+    write_an_end_again(facts)
+
+    facts.faults.append(Fault(104.0, CRASH_REDIS, "redis.1"))
+
+    assert "ended twice" not in rules(facts)
+
+
 def test_an_outcome_that_waited_for_redis_is_at_risk_when_its_worker_dies() -> None:
     waited = run(QUICK)
     died = Fault(105.0, KILL_WORKER, "worker-1.1")
@@ -311,3 +342,25 @@ def test_a_seed_gives_the_same_plan_which_makes_up_for_every_fault() -> None:
     assert set(faults.DECK) == {step.kind for step in plan}
     harmed = [(step.kind, step.part) for step in plan if not step.ends and step.part and step.kind != faults.CUT_REDIS]
     assert sorted(harmed) == sorted((step.kind, step.part) for step in plan if step.ends)
+
+
+def test_workers_that_forget_retries_are_caught(tmp_path: Path) -> None:
+    # given workers that call a failed task SCHEDULED and put it nowhere
+    words = ("--break", "forget-retry", "--minutes", "0.1", "--rest", "5", "--seed", "1")
+
+    # when they run for some seconds
+    command = [sys.executable, "-m", "tests.chaos", *words, "--json", str(tmp_path / "numbers.json")]
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+
+    # then the run fails, and names the tasks that are stuck
+    assert 1 == ended.returncode, ended.stdout + ended.stderr
+    assert "BREACH stuck: " in ended.stdout
+    assert "is SCHEDULED" in ended.stdout
+    assert {"stuck"} <= set(json.loads((tmp_path / "numbers.json").read_text())["breaches"])

@@ -136,6 +136,13 @@ async def nap(started: str = "", swallow: bool = False) -> str:
     return "to the end"
 
 
+@task("BLOCK_ASYNC")
+async def block(started: str, go_on: str) -> None:
+    """Hold the whole loop up."""
+    events[started].set()
+    events[go_on].wait(30)
+
+
 @task("OWN_TIMEOUT")
 async def own_timeout() -> None:
     raise TimeoutError("mine")

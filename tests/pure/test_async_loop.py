@@ -115,6 +115,24 @@ def test_a_cancel_right_after_the_start_loses_no_task(loop: AsyncExecutor, ends:
     assert {ended.status for ended in ends.ended.values()} <= {Status.CANCELLED, Status.COMPLETED}
 
 
+def test_a_task_that_is_cancelled_before_its_first_step_ends_as_cancelled(loop: AsyncExecutor, ends: Ends) -> None:
+    # given a handler that holds the loop up
+    started, go_on = event("block-started"), event("block-go-on")
+    loop.start(claimed(handlers.block, started="block-started", go_on="block-go-on"), handler(handlers.block), None)
+    assert started.wait(30)
+
+    # when a task is begun and cancelled in one go behind it
+    one = claimed(handlers.who_async)
+    loop.start(one, handler(handlers.who_async), None)
+    loop._queued, queued = {}, loop._queued  # taken by the loop already, as far as cancel can see
+    assert loop.cancel(id_of(one))
+    loop._queued = queued
+    go_on.set()
+
+    # then it ends all the same
+    assert Status.CANCELLED is ends.of(one).status
+
+
 def test_what_has_not_started_is_taken_back_and_the_loop_ends_after_the_rest(loop: AsyncExecutor, ends: Ends) -> None:
     # given all places taken, tasks behind them, and a loop that is to end
     sleepers = [sleeping(loop) for _ in range(3)]

@@ -8,7 +8,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nexusq_sdk.protocol import ids
@@ -33,6 +33,8 @@ CRONS = [
 ]
 #: From 2020 to 2040.
 moments = st.integers(1_577_836_800, 2_208_988_800)
+#: The machine may be busy with something else.
+unhurried = settings(deadline=None)
 crons = st.builds(Cron, st.sampled_from(CRONS), st.sampled_from(ZONES))
 
 
@@ -44,6 +46,7 @@ def ticks(cron: Cron, after: str, until: str) -> list[str]:
     return [f"{datetime.fromtimestamp(tick, UTC):%d %H:%M}" for tick in cron.between(utc(after), utc(until))]
 
 
+@unhurried
 @given(cron=crons, moment=moments, part=st.floats(0, 1, exclude_max=True))
 def test_the_next_tick_is_the_same_from_wherever_it_is_looked_for(cron: Cron, moment: int, part: float) -> None:
     tick = cron.after(moment)
@@ -54,6 +57,7 @@ def test_the_next_tick_is_the_same_from_wherever_it_is_looked_for(cron: Cron, mo
     assert tick == cron.after(tick - 0.5)
 
 
+@unhurried
 @given(moment=moments, minute=st.integers(0, 59), hour=st.integers(0, 23))
 def test_a_daily_tick_in_utc_is_less_than_a_day_away_and_at_its_time(moment: int, minute: int, hour: int) -> None:
     tick = Cron(f"{minute} {hour} * * *").after(moment)
@@ -63,6 +67,7 @@ def test_a_daily_tick_in_utc_is_less_than_a_day_away_and_at_its_time(moment: int
     assert (hour * 60 + minute) * 60 == tick % 86_400
 
 
+@unhurried
 @given(cron=st.builds(Cron, st.just("30 2 * * *"), st.sampled_from(ZONES)), year=st.integers(2020, 2036))
 def test_a_daily_tick_comes_once_a_day_whatever_the_clocks_do(cron: Cron, year: int) -> None:
     days = (datetime(year + 1, 1, 1, tzinfo=UTC) - datetime(year, 1, 1, tzinfo=UTC)).days
@@ -116,6 +121,7 @@ def test_what_is_no_cron_expression_is_named_with_an_example(expression: str) ->
     assert "cron" == refused.value.field
 
 
+@unhurried
 @given(expression=st.text(max_size=40) | st.text("0123456789*/,-LW# ", max_size=20))
 def test_any_other_text_is_a_cron_expression_or_refused(expression: str) -> None:
     # given any text, when it is read, then nothing but a refusal is raised
@@ -141,11 +147,13 @@ def test_what_is_no_time_zone_is_refused(zone: str) -> None:
         Cron("@daily", zone)
 
 
+@unhurried
 @given(cron=crons, first=moments, missed=st.sampled_from(Missed))
 def test_a_tick_that_is_served_in_time_is_submitted_once_by_any_policy(cron: Cron, first: int, missed: Missed) -> None:
     assert [first] == due_ticks(cron, first, first + 0.1, missed)
 
 
+@unhurried
 @given(cron=crons, first=moments, outage=st.integers(0, 20_000))
 @example(cron=Cron("* * * * *"), first=1_800_000_000, outage=MOST_MISSED * 60)
 @example(cron=Cron("*/10 * * * * *"), first=1_800_000_000, outage=40 * MOST_MISSED)
@@ -157,6 +165,7 @@ def test_after_an_outage_all_gives_each_tick_that_was_missed_up_to_the_newest_th
     assert [first, *cron.between(first, now)][-MOST_MISSED:] == due_ticks(cron, first, now, Missed.ALL)
 
 
+@unhurried
 @given(cron=crons, first=moments, outage=st.floats(0, 20_000))
 def test_after_an_outage_skip_gives_only_what_is_hardly_late(cron: Cron, first: int, outage: float) -> None:
     now = first + outage
@@ -165,6 +174,7 @@ def test_after_an_outage_skip_gives_only_what_is_hardly_late(cron: Cron, first: 
     assert late == due_ticks(cron, first, now, Missed.SKIP)
 
 
+@unhurried
 @given(cron=crons, first=moments, outage=st.floats(0, 10**8))
 def test_after_an_outage_once_gives_one_for_all(cron: Cron, first: int, outage: float) -> None:
     assert [first] == due_ticks(cron, first, first + outage, Missed.ONCE)
@@ -176,6 +186,7 @@ def test_a_year_of_missed_minutes_is_not_counted_through() -> None:
     assert list(range(now - 60 * 999, now + 1, 60)) == due_ticks(Cron("* * * * *"), utc("2026-01-01"), now, Missed.ALL)
 
 
+@unhurried
 @given(name=st.text(min_size=1), other=st.text(min_size=1), tick=moments, later=moments)
 def test_each_tick_of_each_schedule_has_an_id_of_its_own(name: str, other: str, tick: int, later: int) -> None:
     made = ids.scheduled_id(name, tick)
