@@ -97,7 +97,7 @@ class Engine:
         self._changed = threading.Condition()  # guards what follows
         self._backlog: deque[_Item] = deque()  # beyond the limit
         self._outbox: deque[_Item] = deque()  # handed over, to be sent
-        self._sending = 0  # taken out of the outbox, not in `_sent` yet
+        self._sending: list[_Item] = []  # taken out of the outbox, not in `_sent` yet, or only just
         self._sent: dict[str, _Sent] = {}
         self._cancels: list[str] = []
         self._closed = False
@@ -135,7 +135,7 @@ class Engine:
         self.close()
         if cancel_futures:
             with self._changed:
-                waiting = [item.future for item in (*self._backlog, *self._outbox)]
+                waiting = [item.future for item in (*self._backlog, *self._outbox, *self._sending)]
                 waiting += [sent.future for sent in self._sent.values()]
             for future in waiting:
                 future.cancel()
@@ -145,7 +145,7 @@ class Engine:
     def describe(self) -> str:
         """Say how many calls are where."""
         with self._changed:
-            waiting = len(self._backlog) + len(self._outbox) + self._sending
+            waiting = len(self._backlog) + len(self._outbox) + len(self._sending)
             return f"{waiting} to be sent, {len(self._sent)} sent{', shut down' if self._closed else ''}"
 
     @staticmethod
@@ -166,7 +166,7 @@ class Engine:
     def _hand_over(self) -> None:
         """Move calls from the backlog to the outbox, as the limit allows. The condition is held."""
         while self._backlog:
-            room = self._limit is None or len(self._outbox) + self._sending + len(self._sent) < self._limit
+            room = self._limit is None or len(self._outbox) + len(self._sending) + len(self._sent) < self._limit
             if not room:
                 return
             item = self._backlog.popleft()
@@ -216,7 +216,7 @@ class Engine:
         with self._changed:
             items = list(self._outbox)
             self._outbox.clear()
-            self._sending = len(items)
+            self._sending = items
         groups: dict[str, list[_Item]] = {}
         for item in items:
             if item.future.cancelled():
@@ -230,7 +230,7 @@ class Engine:
                     self._send_chunk(task_type, chunk)
         finally:
             with self._changed:
-                self._sending = 0
+                self._sending = []
                 self._hand_over()
                 self._changed.notify_all()
 
@@ -259,7 +259,6 @@ class Engine:
                 self._sent[name] = _Sent(item.future, now)
                 if item.future.cancelled():
                     self._cancels.append(name)  # while it was on its way
-            self._sending -= len(chunk)
 
     def _cancel(self, names: list[str]) -> None:
         """Cancel tasks: a batch's at once where all that is left of it is to go."""
@@ -299,8 +298,8 @@ class Engine:
         told = 0
         for start in range(0, len(names), WITH_RESULTS):
             page = self._connection.lookup(names[start : start + WITH_RESULTS]).columns
-            columns = (page[column] for column in ("taskId", "taskType", "status", "result", "error"))
-            for name, task_type, status, result, error in zip(*columns, strict=True):
+            wanted = (page[column] for column in ("taskId", "taskType", "status", "result", "error"))
+            for name, task_type, status, result, error in zip(*wanted, strict=True):
                 told += self._tell(name, task_type, status, result, error)
         return told
 

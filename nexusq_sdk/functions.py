@@ -177,9 +177,9 @@ def open_result(task_type: str, task_id: str, result: Any, key: bytes | None) ->
         raise WrongKey(f"the result of task {task_id} was not opened: {error}") from None
 
 
-def printed(result: Any) -> str:
+def printed(task_type: str, result: Any) -> str:
     """Give what a function by value has printed."""
-    return result.get("stdout", "") if isinstance(result, dict) else ""
+    return str(result.get("stdout", "")) if calls.is_call(task_type) and isinstance(result, dict) else ""
 
 
 def open_column(columns: dict[str, list[Any]], key: bytes | None) -> dict[str, list[Any]]:
@@ -232,7 +232,7 @@ def _frame_arguments(frame: pd.DataFrame, names: list[str]) -> Iterator[tuple[tu
             yield (), dict(zip(names, row, strict=True))
 
 
-class _FunctionPickler(cloudpickle.Pickler):
+class _FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """Notes which modules a function refers to, beyond Python's own."""
 
     def __init__(self, file: io.BytesIO) -> None:
@@ -259,7 +259,7 @@ class _FunctionPickler(cloudpickle.Pickler):
 _CARRIED = frozenset({"__main__", "__mp_main__", "cloudpickle", "nexusq_sdk"})
 
 
-class _ArgumentPickler(cloudpickle.Pickler):
+class _ArgumentPickler(cloudpickle.Pickler):  # type: ignore[misc]  # as above
     """Sends large arrays and frames apart: many tasks that are given the same one share it."""
 
     def __init__(self, file: io.BytesIO, server: Blobs, key: bytes) -> None:

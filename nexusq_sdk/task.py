@@ -11,7 +11,7 @@ import msgspec
 
 from nexusq_sdk import handle_html
 from nexusq_sdk.errors import TaskCancelled, TaskFailed, UnknownTask, WaitTimeout, task_failed
-from nexusq_sdk.functions import open_result
+from nexusq_sdk.functions import open_result, printed
 from nexusq_sdk.handles import (
     GLANCE,
     LAG,
@@ -120,6 +120,15 @@ class Task:
         warn_if_soon(f"task {self.id}", info.finished_at, info.expires_at)
         value = msgspec.json.decode(info.result) if isinstance(info.result, msgspec.Raw) else None
         return open_result(info.task_type, self.id, value, self._reads.signing_key)
+
+    def stdout(self, timeout: float | timedelta | None = None) -> str:
+        """Wait for the end and give what a function that was sent by value has printed: the last 20,000 characters.
+
+        Empty where it printed nothing, failed, or is no function.
+        """
+        info = self.wait(timeout).info()
+        value = msgspec.json.decode(info.result) if isinstance(info.result, msgspec.Raw) else None
+        return printed(info.task_type, value)
 
     def exception(self, timeout: float | timedelta | None = None) -> TaskFailed | TaskCancelled | None:
         """Wait for the end and give what `result` would raise; None if the task completed."""

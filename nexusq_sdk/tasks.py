@@ -6,12 +6,15 @@ Standard library only: a module of handlers costs a worker nothing but itself.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import inspect
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, ParamSpec, Protocol, TypeVar, cast
 
 from nexusq_sdk.protocol.words import TASK_TYPE
 
@@ -19,7 +22,21 @@ HANDLER_ATTRIBUTE: Final = "__nexusq_task__"
 
 Seconds = float | timedelta
 Exceptions = type[BaseException] | Iterable[type[BaseException]]
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class TaskFunction(Protocol[P, R_co]):
+    """What `task` makes of a function: the function, and how to submit it."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the function here."""
+
+    def map(self, rows: Any, client: Any = None, **options: Any) -> Any:
+        """Submit a task of its type for each row; give the `nexusq_sdk.Batch`."""
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Submit one task of its type with these arguments; give the `nexusq_sdk.Task`."""
 
 
 class Retry(Exception):
@@ -119,7 +136,7 @@ def task(
     backoff: Seconds | tuple[Seconds, Seconds] | None = None,
     retry_on: Exceptions | None = None,
     no_retry_on: Exceptions | None = None,
-) -> Callable[[F], F]:
+) -> Callable[[Callable[P, R_co]], TaskFunction[P, R_co]]:
     """Declare a function as the handler of `task_type`. The function itself is left as it is.
 
     The function's parameters are the fields of the payload: ``def resize(path: str, width: int = 800)``
@@ -140,6 +157,13 @@ def task(
         or as a timedelta; a pair says the longest wait too, which is 5 minutes otherwise.
     retry_on, no_retry_on
         Exception classes, or one: only those are tried again; those are not. What is in both is not.
+
+    Returns
+    -------
+    callable
+        The function, callable as ever, with ``function.map(rows, client=None, **options)``, which submits a batch of
+        its type (`Client.submit_batch`), and ``function.submit(*args, **kwargs)``, which submits one call. Both take
+        the client that was made last unless they are told of one; its workers must know the function (``--tasks``).
 
     Examples
     --------
@@ -173,16 +197,39 @@ def task(
         () if no_retry_on is None else _classes("no_retry_on", no_retry_on),
     )
 
-    def declare(function: F) -> F:
+    def declare(function: Callable[P, R_co]) -> TaskFunction[P, R_co]:
         if executor is not None and inspect.iscoroutinefunction(function):
             raise ValueError(
                 f"expected executor to be left out for {task_type}, an async function that runs on the event loop, "
                 f"got {executor!r}"
             )
         setattr(function, HANDLER_ATTRIBUTE, declaration)
-        return function
+        with contextlib.suppress(AttributeError):  # a callable that takes no attributes has none of these
+            function.map = functools.partial(_map, task_type)  # type: ignore[attr-defined]
+            function.submit = functools.partial(_submit, function, task_type)  # type: ignore[attr-defined]
+        return cast(TaskFunction[P, R_co], function)
 
     return declare
+
+
+def _map(task_type: str, rows: Any, client: Any = None, **options: Any) -> Any:
+    return (client or _recent_client()).submit_batch(task_type, rows, **options)
+
+
+def _submit(function: Callable[..., Any], task_type: str, *args: Any, **kwargs: Any) -> Any:
+    parameters = list(inspect.signature(function).parameters.values())
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    whole = bool(parameters) and parameters[0].kind is inspect.Parameter.POSITIONAL_ONLY
+    payload: Any = dict(bound.arguments)
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            payload |= payload.pop(parameter.name, {})
+    return _recent_client().submit(task_type, args[0] if whole else payload)
+
+
+def _recent_client() -> Any:
+    # By its name: a worker, which imports this module, has no use for the client.
+    return importlib.import_module("nexusq_sdk.client").recent()
 
 
 #: The longest wait before another attempt where only the first one is said.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import cast
 
 import msgspec
 import redis.asyncio
@@ -63,7 +62,7 @@ class BlobRoutes:
         name = redis_layout.blob_key(blob_id)
         if not await self._redis.expire(name, self._ttl):
             raise BlobNotFound(f"there is no blob {blob_id}: it never was, or was not used for {self._ttl}")
-        return _answer(Blob(blob_id=blob_id, bytes=cast(int, await self._redis.strlen(name))))
+        return _answer(Blob(blob_id=blob_id, bytes=await self._redis.strlen(name)))
 
     def _asked(self, request: Request) -> tuple[str, bytes]:
         if self._key is None:

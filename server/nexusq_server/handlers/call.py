@@ -18,12 +18,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from importlib import metadata
+from types import CodeType
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 from msgspec import Meta
 
 from nexusq_sdk.protocol import blobs, calls, redis_layout
-from nexusq_sdk.protocol.calls import CALL, CALL_THREAD, Head
+from nexusq_sdk.protocol.calls import CALL, CALL_THREAD, Head, Source
 from nexusq_sdk.tasks import Retry, current_task, task
 from nexusq_server.settings import Settings
 
@@ -38,6 +39,9 @@ MAX_STDOUT_CHARS = 20_000
 MAX_FUNCTIONS, MAX_VALUE_BYTES = 100, 256 * 2**20
 #: How long Redis may be away before the task is put back, and for how long it is then.
 PATIENCE_SECONDS, BACK_SECONDS = 20.0, 10.0
+
+#: How cloudpickle names the file of code that it has sent.
+_NAMELESS = "<dynamic-code>"
 
 BlobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="the function, from PUT /blobs")]
 Code = Annotated[str, Meta(description="the signed function itself, in base64, where it is not from PUT /blobs")]
@@ -98,14 +102,12 @@ class _Functions:
             raise blobs.BadSignature(f"expected the function {blob_id}, got another one")
         head, pickled = calls.unpack_function(self._key, blob)
         _check(head)
-        if head.source is not None:
-            # Without a time of change: `linecache` keeps it, as it does for what a loader gave.
-            lines = ["\n"] * (head.source.first - 1) + head.source.lines
-            linecache.cache.setdefault(head.source.file, (sum(map(len, lines)), None, lines, head.source.file))
         try:
             function = cast(Callable[..., Any], pickle.loads(pickled))
         except ModuleNotFoundError as error:
             raise _missing(head.name, str(error.name)) from error
+        if head.source is not None:
+            _show_source(function, head.source)
         with self._lock:
             self._functions[blob_id] = function
             while len(self._functions) > MAX_FUNCTIONS:
@@ -207,6 +209,26 @@ def _missing(name: str, module: str, version: str = "") -> ModuleNotFoundError:
         f"cloudpickle.register_pickle_by_value({module.partition('.')[0]})",
         name=module,
     )
+
+
+def _show_source(function: Any, source: Source) -> None:
+    """Let tracebacks show the function's own lines, be they a notebook's."""
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType) or code.co_filename != _NAMELESS:
+        return  # it was imported
+    function.__code__ = _placed(code, source.file)
+    known = linecache.cache.get(source.file)
+    lines = list(known[2]) if known is not None and len(known) == 4 else []
+    start, end = source.first - 1, source.first - 1 + len(source.lines)
+    lines += ["\n"] * (end - len(lines))
+    lines[start:end] = source.lines
+    # Without a time of change: `linecache` keeps it, as it does what a loader gave.
+    linecache.cache[source.file] = (sum(map(len, lines)), None, lines, source.file)
+
+
+def _placed(code: CodeType, file: str) -> CodeType:
+    consts = tuple(_placed(const, file) if isinstance(const, CodeType) else const for const in code.co_consts)
+    return code.replace(co_filename=file, co_consts=consts)
 
 
 class _Printed:
