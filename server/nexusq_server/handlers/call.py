@@ -48,10 +48,6 @@ Code = Annotated[str, Meta(description="the signed function itself, in base64, w
 Sealed = Annotated[str, Meta(description="its signed arguments, in base64")]
 
 
-class FunctionMismatch(ImportError):
-    """The function was made by another Python, or with packages that this worker has otherwise."""
-
-
 def call_handlers(settings: Settings) -> list[Callable[..., Any]]:
     """Make the two handlers."""
     functions = _Functions(settings)
@@ -184,7 +180,7 @@ def _check(head: Head) -> None:
     """
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if head.python != here:
-        raise FunctionMismatch(
+        raise ImportError(
             f"expected {head.name} to be made by this worker's Python {here}, got one of Python {head.python}: "
             f"use the same Python for notebook and workers"
         )
@@ -196,7 +192,7 @@ def _check(head: Head) -> None:
         except metadata.PackageNotFoundError:
             continue  # the module is there all the same: a checkout, a build of one's own
         if has.partition(".")[0] != version.partition(".")[0]:
-            raise FunctionMismatch(
+            raise ImportError(
                 f"expected {head.name} to be made with this worker's {distribution} {has}, got one made with "
                 f"{distribution} {version}: install the same major version in both places"
             )
