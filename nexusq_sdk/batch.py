@@ -133,7 +133,7 @@ class Batch:
             # What is printed next should not land in the middle of a bar.
             deadline = time.monotonic() + LAST_DRAWING
             while self._shown:
-                self._shown.pop().join(max(0.0, deadline - time.monotonic()))
+                self._shown.pop().settle(max(0.0, deadline - time.monotonic()))
         return self
 
     def progress(self) -> progress_.Progress:

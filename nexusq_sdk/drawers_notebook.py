@@ -51,6 +51,10 @@ class HtmlDrawer:
     def stop(self) -> None:
         """Leave it as it is."""
 
+    def repeat(self) -> None:
+        """Show the last picture again, from the thread that calls."""
+        self._update()
+
     def _learn(self, view: BatchView) -> None:
         """Ask for an error of each kind that is new: a call for each kind, once."""
         for kind in view.errors[:EXAMPLES]:
@@ -128,6 +132,10 @@ class WidgetDrawer(HtmlDrawer):
             self._update(self._note)
             for widget in (self._counters, self._failures, self._button, self._box):
                 widget.close()
+
+    def repeat(self) -> None:
+        """Show the last picture again, from the thread that calls."""
+        self._update(self._note)
 
     def _pressed(self, _: Any) -> None:
         self._button.disabled = True

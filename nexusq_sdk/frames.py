@@ -163,7 +163,7 @@ def to_text(frame: pd.DataFrame) -> pd.DataFrame:
     ['{"a":[1,null]}', nan, '"x"']
 
     ``to_text(batch.frame()).to_parquet(path)`` and ``.to_csv(path)`` keep everything;
-    ``from_text(pd.read_parquet(path))`` and ``from_text(pd.read_csv(path, index_col=0))`` give it back.
+    ``from_text(pd.read_parquet(path))`` and ``read_csv(path)`` give it back.
     """
     text = {
         name: pd.Series([None if value is None else _json(value) for value in frame[name]], frame.index, dtype="str")
@@ -195,6 +195,12 @@ def from_text(frame: pd.DataFrame) -> pd.DataFrame:
             values = values.astype("Int64")
         read[name] = values.array
     return pd.DataFrame(read, index=frame.index)
+
+
+def read_csv(path: Any) -> pd.DataFrame:
+    """Give the frame back that ``to_text(frame).to_csv(path)`` wrote. Empty text comes back as missing."""
+    text = dict.fromkeys((*_ANY, "error", "traceback", "worker"), "str")
+    return from_text(pd.read_csv(path, index_col=0, dtype=text, keep_default_na=False, na_values=[""]))
 
 
 def from_redis(

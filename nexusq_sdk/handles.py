@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -157,11 +158,9 @@ def warn_if_soon(what: str, finished_at: datetime | None, expires_at: datetime |
 
 def _outside() -> int:
     """Give the stacklevel of whoever called into this package."""
-    import sys  # noqa: PLC0415 - only where there is something to warn of
-
     here = str(Path(__file__).parent)
     frame: Any = sys._getframe(1)
     level = 1
     while frame is not None and frame.f_code.co_filename.startswith(here):
         frame, level = frame.f_back, level + 1
-    return level - 1
+    return level

@@ -80,6 +80,16 @@ class Progress(threading.Thread):
         finally:
             self._drawer.stop()
 
+    def settle(self, seconds: float) -> None:
+        """Wait for the last drawing, at most so long, and have it repeated by the calling thread.
+
+        Whoever runs a notebook without a browser hears only what comes from the cell that is running.
+        """
+        self.join(seconds)
+        repeat = getattr(self._drawer, "repeat", None)
+        if repeat is not None and not self.is_alive():
+            repeat()
+
     def close(self) -> None:
         """Stop drawing; the batch goes on."""
         self._closed.set()

@@ -13,12 +13,13 @@ import msgspec
 import pytest
 from starlette.routing import Route
 
-from nexusq_sdk.protocol import wire
+import nexusq_sdk
+from nexusq_sdk.protocol import blobs, wire, wire_reports
 from nexusq_server import problems
 from nexusq_server.api import create_app
 from nexusq_server.openapi import openapi
 from nexusq_server.settings import load_settings
-from tests.conftest import eventually
+from tests.conftest import Addresses, eventually
 
 DOCUMENT: dict[str, Any] = msgspec.json.decode(openapi())
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
@@ -51,7 +52,8 @@ def wire_types() -> dict[str, type[msgspec.Struct]]:
     bases = (wire.Strict, wire.Answer)
     return {
         name: kind
-        for name, kind in inspect.getmembers(wire, inspect.isclass)
+        for module in (wire, wire_reports)
+        for name, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, bases) and kind not in bases
     }
 
@@ -63,8 +65,10 @@ def validator(schema: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def known(http: httpx.Client) -> Iterator[dict[str, str]]:
-    """Give a batch that has ended, a task of it that failed and a schedule, by the names of the paths' parameters."""
+def known(cluster: Addresses, http: httpx.Client) -> Iterator[dict[str, str]]:
+    """Give what there is, by the names of the paths' parameters: a batch that has ended, a task of it that failed, a
+    name that the batch and a schedule have, a blob.
+    """
     rows = [{"a": 1, "b": 1}, {"a": 1, "b": 0}]
     batch_id = http.post("/batches", json={"taskType": "DIVIDE", "payloads": rows}).json()["batchId"]
 
@@ -74,7 +78,14 @@ def known(http: httpx.Client) -> Iterator[dict[str, str]]:
     eventually(has_ended)
     schedule = {"taskType": "ECHO", "payload": {}, "cron": "@yearly"}
     http.put("/schedules/documented", json=schedule).raise_for_status()
-    yield {"taskId": f"{batch_id}-1", "batchId": batch_id, "name": "documented"}
+    named = {"batchId": batch_id, "digest": "d", "new": True}
+    http.put("/names/documented", json=named).raise_for_status()
+    with nexusq_sdk.Client(cluster.url) as client:
+        connection = client._connection
+        assert connection.signing_key is not None
+        blob = blobs.sign(connection.signing_key, b"")
+        connection.put_blob(blobs.blob_id(blob), blob)
+    yield {"taskId": f"{batch_id}-1", "batchId": batch_id, "name": "documented", "blobId": blobs.blob_id(blob)}
     http.delete("/schedules/documented")
 
 

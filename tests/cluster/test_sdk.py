@@ -270,9 +270,9 @@ def test_times_are_taken_in_every_form_that_notebooks_have_them(client: nexusq_s
 
 def test_what_is_no_time_is_refused(client: nexusq_sdk.Client) -> None:
     for wrong in ("1h", np.timedelta64(1, "h"), np.timedelta64(1, "ns"), [1]):
-        with pytest.raises(TypeError, match="expected a time in seconds or a timedelta, got "):
+        with pytest.raises(TypeError, match="expected result_ttl in seconds or as a timedelta, got "):
             client.submit("ECHO", 1, result_ttl=wrong)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="expected a time in seconds or a timedelta, got "):
+        with pytest.raises(TypeError, match="expected a time in seconds or as a timedelta, got "):
             client.submit("ECHO", 1).wait(timeout=wrong)  # type: ignore[arg-type]
     for endless in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="expected result_ttl to be a finite time"):
