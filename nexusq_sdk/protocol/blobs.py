@@ -1,6 +1,7 @@
-"""Pickled bytes on their way between a notebook and a worker: signed, and never unpickled unless the signature is right.
+"""Pickled bytes on their way between notebook and worker: signed, never unpickled unless the signature is right.
 
-Whoever has the key can run code on the workers and in the notebooks that share it; nobody else can. Standard library only.
+Whoever has the key can run code on the workers and in the notebooks that share it; nobody else can. Standard library
+only.
 """
 
 from __future__ import annotations

@@ -67,6 +67,19 @@ def test_the_notebook_lines_run_as_pasted_and_end_with_an_outcome_for_each_mail(
     assert "COMPLETED" in shown(executed.cells[0])
 
 
+def test_a_function_of_a_cell_runs_on_the_workers(cluster: Addresses, tmp_path: Path) -> None:
+    # given a notebook with a client
+    client = f"import pandas as pd, nexusq_sdk\nclient = nexusq_sdk.Client({cluster.url!r})"
+
+    # when the README's cell runs, and one looks at what it gave
+    pasted = block("python", "client.map(")
+    look = "print(list(batch.results()), powers[-1], client.task(f'{batch.id}-0').stdout())\nclient.close()"
+    executed = run_cells([client, pasted, look], tmp_path)
+
+    # then it is what the function returns and prints
+    assert "[103, 108] 387420489 at work\n\n" == shown(executed.cells[2])
+
+
 def test_the_notebook_lines_are_ten() -> None:
     lines = block("python", "nexusq_sdk.local()").splitlines()
     assert 10 == len([line for line in lines if line.strip()])
