@@ -76,16 +76,58 @@ class WorkerLost(Exception):
     """
 
 
+class Said:
+    """What a handler has said of itself so far. Written by the handler's thread, taken by the worker's."""
+
+    __slots__ = ("fraction", "lines", "news", "text")
+
+    def __init__(self) -> None:
+        self.fraction: float | None = None
+        self.text = ""
+        self.lines: tuple[str, ...] = ()
+        self.news = False  # set last by who writes, cleared first by who takes: the worst is to take it twice
+
+
+#: Of what a handler logs, so many last lines are kept, of so many characters each.
+LOG_LINES, LINE_CHARS = 20, 500
+
+
 class CurrentTask:
     """The task that is being run."""
 
-    __slots__ = ("_cancelled", "attempt", "id", "task_type")
+    __slots__ = ("_cancelled", "_said", "attempt", "id", "task_type")
 
     def __init__(self, id: str, task_type: str, attempt: int) -> None:  # noqa: A002 - what users call it
         self.id = id
         self.task_type = task_type
         self.attempt = attempt
         self._cancelled = False
+        self._said: Said | None = None
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        """Say how far it is, from 0 to 1, and with what. Shown within a second; call it as often as you like.
+
+        Examples
+        --------
+        >>> for epoch in range(10):  # doctest: +SKIP
+        ...     train_one()
+        ...     current_task().progress((epoch + 1) / 10, f"epoch {epoch + 1}/10")
+        """
+        if not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
+            raise ValueError(f"expected the progress to be a number from 0 to 1, got {fraction!r}")
+        said = self._speaks()
+        said.fraction, said.text, said.news = float(fraction), str(text)[:LINE_CHARS], True
+
+    def log(self, text: str) -> None:
+        """Add a line to what is shown of the task; the last 20 are kept."""
+        said = self._speaks()
+        lines = tuple(line[:LINE_CHARS] for line in str(text).splitlines()[-LOG_LINES:])
+        said.lines, said.news = (*said.lines, *lines)[-LOG_LINES:], True
+
+    def _speaks(self) -> Said:
+        if self._said is None:
+            self._said = Said()
+        return self._said
 
     @property
     def cancelled(self) -> bool:

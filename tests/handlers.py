@@ -47,6 +47,33 @@ def big(kib: int) -> str:
     return "x" * (kib * 1024)
 
 
+def _tell(steps: int, seconds: float) -> int:
+    me = current_task()
+    for step in range(steps):
+        me.progress((step + 1) / (steps + 1), f"step {step + 1}/{steps}")
+        me.log(f"loss {1 / (step + 1):.2f}")
+        time.sleep(seconds)
+    return steps
+
+
+@task("TELL")
+def tell(steps: int, seconds: float = 0.0) -> int:
+    """Say how far it is at each step."""
+    return _tell(steps, seconds)
+
+
+@task("TELL_APART", executor="process")
+def tell_apart(steps: int, seconds: float = 0.0) -> int:
+    """Say so from a process of its own."""
+    return _tell(steps, seconds)
+
+
+@task("TELL_ASYNC")
+async def tell_async() -> None:
+    """Say so on the event loop."""
+    current_task().progress(0.5, "halfway")
+
+
 @task("OBJECT")
 def thing() -> Any:
     """Give a result that has no JSON form."""

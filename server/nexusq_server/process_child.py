@@ -17,6 +17,7 @@ import signal
 import struct
 import sys
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,7 +28,7 @@ from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.tasks import CURRENT, CurrentTask
 from nexusq_server.registry import Handler, find_handler, load_handlers
-from nexusq_server.runs import attempt
+from nexusq_server.runs import attempt, take_note
 from nexusq_server.work import Ended, failed, now_us
 
 LENGTH = struct.Struct(">I")
@@ -52,6 +53,19 @@ class Request(msgspec.Struct, array_like=True):
     task_type: str
     attempt: int
     payload: bytes
+
+
+class Remark(msgspec.Struct, array_like=True):
+    """What a handler has said while it runs. Comes before the reply, behind `REMARK`, which no reply begins with."""
+
+    fraction: float | None
+    text: str
+    lines: tuple[str, ...]
+
+
+REMARK = b"\xc1"  # the one byte that msgpack never uses
+#: How often a child tells what its handler says.
+REMARK_SECONDS = 0.25
 
 
 class Reply(msgspec.Struct, array_like=True):
@@ -132,6 +146,8 @@ class _Child:
         self._inbound = inbound
         self._outbound = outbound
         self._requests: SimpleQueue[bytes | None] = SimpleQueue()
+        self._current: CurrentTask | None = None  # written by the main thread, read by the one that tells remarks
+        self._writing = threading.Lock()
         # Set by the reading thread before it hands a request over, cleared by the main thread once it is done: they
         # take turns, since the parent asks one thing at a time.
         self._busy = False
@@ -148,13 +164,28 @@ class _Child:
         handlers = _handlers()
         self._busy = False
         write(self._outbound, b"")
+        threading.Thread(target=self._remarks, name="remarks", daemon=True).start()
         decode = msgspec.msgpack.Decoder(Request).decode
         while (message := self._requests.get()) is not None:
             ended = self._attempt(decode(message), handlers, told.max_result_bytes)
             reply = encode(Reply.of(ended, rss_bytes()))
             self._busy = False
-            with contextlib.suppress(BrokenPipeError):  # the parent is gone: stdin ends as well
+            with contextlib.suppress(BrokenPipeError), self._writing:  # the parent is gone: stdin ends as well
+                self._remark()
+                self._current = None
                 write(self._outbound, reply)
+
+    def _remarks(self) -> None:
+        """Tell the parent what the handler says, a few times a second."""
+        while True:
+            time.sleep(REMARK_SECONDS)
+            with contextlib.suppress(BrokenPipeError), self._writing:
+                self._remark()
+
+    def _remark(self) -> None:
+        note = None if self._current is None else take_note(self._current)
+        if note is not None:
+            write(self._outbound, REMARK + encode(Remark(note.fraction, note.text, note.lines)))
 
     def _listen(self) -> None:
         while (message := _read(self._inbound)) is not None:
@@ -164,8 +195,7 @@ class _Child:
             os._exit(1)
         self._requests.put(None)
 
-    @staticmethod
-    def _attempt(request: Request, handlers: dict[str, Handler], max_result_bytes: int) -> Ended:
+    def _attempt(self, request: Request, handlers: dict[str, Handler], max_result_bytes: int) -> Ended:
         handler = find_handler(handlers, request.task_type)
         if handler is None:
             message = (
@@ -175,6 +205,7 @@ class _Child:
             return failed(TaskError(type="UnknownTaskType", message=message), now_us(), hopeless=True)
         current = CurrentTask(request.task_id, request.task_type, request.attempt)
         CURRENT.set(current)
+        self._current = current
         return attempt(current, handler, request.payload, None, max_result_bytes)
 
 

@@ -24,7 +24,7 @@ import msgspec
 from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.tasks import Cancelled, WorkerLost
-from nexusq_server.process_child import LENGTH, Hello, Reply, Request, encode, write
+from nexusq_server.process_child import LENGTH, REMARK, Hello, Remark, Reply, Request, encode, write
 from nexusq_server.runs import Executor, OnEnd, Run, out_of_time
 from nexusq_server.seats import Deadlines, Seat
 from nexusq_server.settings import Settings
@@ -41,6 +41,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 LOOK_MS = 1000
 
 _decode = msgspec.msgpack.Decoder(Reply).decode
+_decode_remark = msgspec.msgpack.Decoder(Remark).decode
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
@@ -165,7 +166,7 @@ class ProcessExecutor(Executor):
         try:
             if not run.cancelled:  # after the seat was taken: a cancel either finds it there or was seen here
                 payload = bytes(run.claimed.received.task.payload)
-                reply = child.ask(Request(run.id, run.task_type, run.attempt, payload))
+                reply = child.ask(Request(run.id, run.task_type, run.attempt, payload), run)
         except ChildDied as error:
             death = str(error)
         finally:
@@ -217,10 +218,14 @@ class Child:
         """Whether the process has not ended."""
         return self._process.poll() is None
 
-    def ask(self, request: Request) -> Reply:
-        """Let the child run a task; `ChildDied` if it ends before it answers."""
+    def ask(self, request: Request, run: Run) -> Reply:
+        """Let the child run a task, and its handler speak for the run; `ChildDied` if it ends before it answers."""
         self._send(encode(request))
-        reply = _decode(self._receive())
+        while (message := self._receive()).startswith(REMARK):
+            remark = _decode_remark(message[1:])
+            said = run._speaks()
+            said.fraction, said.text, said.lines, said.news = remark.fraction, remark.text, remark.lines, True
+        reply = _decode(message)
         self.tasks += 1
         self.rss_bytes = reply.rss_bytes
         return reply

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -27,6 +28,25 @@ OnEnd = Callable[[Claimed, Ended], None]
 _ABSENT: Any = object()
 
 
+class Note(NamedTuple):
+    """What a handler has said of its task."""
+
+    task_id: str
+    attempt: int
+    fraction: float | None
+    text: str
+    lines: tuple[str, ...]
+
+
+def take_note(task: CurrentTask) -> Note | None:
+    """Give what a task's handler has said since this was asked last; None: nothing."""
+    said = task._said
+    if said is None or not said.news:
+        return None
+    said.news = False
+    return Note(task.id, task.attempt, said.fraction, said.text, said.lines)
+
+
 class Run(CurrentTask):
     """A claimed task with its handler, from `start` until its end was told. What a handler gets as `current_task`."""
 
@@ -39,6 +59,7 @@ class Run(CurrentTask):
         self.task_type = task.task_type
         self.attempt = claimed.attempt
         self._cancelled = False
+        self._said = None
         self.claimed = claimed
         self.handler = handler
         self.limit = limit
@@ -48,6 +69,10 @@ class Run(CurrentTask):
     def cancel(self) -> None:
         """Raise the flag that the handler can read."""
         self._cancelled = True
+
+    def note(self) -> Note | None:
+        """Give what its handler has said since this was asked last; None: nothing."""
+        return take_note(self)
 
 
 class Executor(ABC):
@@ -74,6 +99,7 @@ class Executor(ABC):
         self._freed = freed or threading.Event()
         self._in_hand: set[Run] = set()
         self._queued: dict[Run, None] = {}
+        self._last_notes: deque[Note] = deque()  # of runs that have ended: added by their threads, taken by the loop
         self._running: list[Run | None] = [None] * places  # each entry is written by whoever serves the place
 
     def start(self, claimed: Claimed, handler: Handler, limit: timedelta | None = None) -> None:
@@ -103,6 +129,13 @@ class Executor(ABC):
     def running(self) -> list[str]:
         """Give the ids of the tasks whose handlers have started."""
         return [run.id for run in self._running if run is not None]
+
+    def notes(self) -> list[Note]:
+        """Give what handlers have said since this was asked last."""
+        found = [note for run in list(self._running) if run is not None and (note := run.note()) is not None]
+        while self._last_notes:
+            found.append(self._last_notes.popleft())
+        return found
 
     def cancel(self, task_id: str) -> bool:
         """End a task as cancelled: at once if its handler has not started; False if it is not in hand."""
@@ -160,6 +193,8 @@ class Executor(ABC):
         # The outcome first: a crash right after it charges an attempt; the other way round it would lose one.
         self._on_end(run.claimed, ended)
         self._slots.end(self._first_slot + place)
+        if run._said is not None and (note := run.note()) is not None:
+            self._last_notes.append(note)
         self._running[place] = None
         self._in_hand.discard(run)
         if not self._freed.is_set():

@@ -166,6 +166,7 @@ class Store:
             "promote",
             "cancel",
             "requeue",
+            "note",
         ):
             self._scripts[verb] = client.register_script(prelude + (lua / f"{verb}.lua").read_text())
         self._scripts["renew_lease"] = client.register_script((lua / "renew_lease.lua").read_text())
@@ -300,6 +301,17 @@ class Store:
             pipeline.sadd(key, *running)
             pipeline.expire(key, RUNNING_TTL)
         pipeline.execute()
+
+    def note(self, worker: str, notes: Sequence[tuple[str, int, float | None, str, Sequence[str]]]) -> int:
+        """Write what handlers have said of their tasks: (id, attempt, progress, text, lines); give how many it has."""
+        written = 0
+        for start in range(0, len(notes), CHUNK):
+            rows = [
+                (name, attempt, "" if done is None else repr(done), text, msgspec.json.encode(lines).decode())
+                for name, attempt, done, text, lines in notes[start : start + CHUNK]
+            ]
+            written += cast(int, self._scripts["note"](keys=[], args=[worker, _pack(rows)]))
+        return written
 
     def end_lease(self, worker: str) -> None:
         """Say that `worker` has left: what it still held may be taken over at once."""

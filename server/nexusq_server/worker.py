@@ -136,6 +136,7 @@ class Worker:
             self.executors["thread"].wait_free(POLL_SECONDS)
         # Outcomes before offsets, offsets before the group is left, the lease last: it guards what is not settled.
         self.settler.finish(10)
+        self._note()
         self._hand_back(list(self._held.values()))
         for executor in self.executors.values():
             executor.stop()
@@ -182,6 +183,7 @@ class Worker:
             self.durability.durable = {}
             self.durability.restarted.clear()
         self._cancel_asked()
+        self._note()
         self._park()
         settings = self._settings
         if settings.max_tasks and self.settler.count >= settings.max_tasks:
@@ -199,6 +201,15 @@ class Worker:
             return
         for task_id in asked:
             any(executor.cancel(task_id) for executor in self.executors.values())
+
+    def _note(self) -> None:
+        """Write what handlers have said of their tasks: a call for all of them."""
+        notes = [note for executor in self.executors.values() for note in executor.notes()]
+        try:
+            if notes:
+                self.store.note(self.id, notes)
+        except redis.RedisError as error:
+            log.debug("what handlers say is not shown while Redis is away: %s", error)
 
     def _park(self) -> None:
         """Let commits pass tasks that take long: Redis's disk has them, and if this worker dies they are produced

@@ -11,7 +11,7 @@ for _, id in ipairs(cmsgpack.unpack(ARGV[4])) do
   if state[1] and wanted[state[1]] then
     local attempt = tonumber(state[2] or 0)
     redis.call('HSET', key, 'status', 'SCHEDULED', 'dueUs', ARGV[1], 'spent', attempt, 'record', attempt + 1, 'deliveries', 0)
-    redis.call('HDEL', key, 'finishedUs', 'startedUs', 'cancel')
+    redis.call('HDEL', key, 'finishedUs', 'startedUs', 'cancel', 'progress', 'progressText', 'log')
     redis.call('PERSIST', key)
     redis.call('DEL', 'nexusq:gone:' .. id)
     redis.call('ZADD', KEYS[1], ARGV[1], id)

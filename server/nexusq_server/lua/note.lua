@@ -1,0 +1,15 @@
+-- Writes what handlers say of their tasks, fenced by worker and attempt. What they said last may come after their end.
+-- KEYS: none: the keys are made from what ARGV names, as everywhere with one primary
+-- ARGV[1] worker id   ARGV[2] msgpack [[task id, attempt, progress as text or "", its text or "", JSON of the last lines], ...]
+-- returns the number of tasks that it was written to
+local written = 0
+for _, note in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local key = 'nexusq:task:' .. note[1]
+  local state = redis.call('HMGET', key, 'worker', 'attempt')
+  if state[1] == ARGV[1] and tonumber(state[2]) == note[2] then
+    if note[3] ~= '' then redis.call('HSET', key, 'progress', note[3], 'progressText', note[4]) end
+    if note[5] ~= '[]' then redis.call('HSET', key, 'log', note[5]) end
+    written = written + 1
+  end
+end
+return written
