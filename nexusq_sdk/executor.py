@@ -6,7 +6,6 @@ batch, and one request asks for the state of thousands. Callbacks run in that th
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures
 import functools
 import itertools
@@ -178,6 +177,3 @@ def _flat(lists: Iterator[list[Any]]) -> Iterator[Any]:
         values.reverse()
         while values:
             yield values.pop()
-
-
-atexit.register(Engine.flush_all)

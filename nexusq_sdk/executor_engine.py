@@ -6,6 +6,7 @@ that goes over the network, and all that a future is told but its cancel, is don
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import contextlib
 import threading
@@ -121,6 +122,9 @@ class Engine:
                 self._thread = threading.Thread(target=self._run, name="nexusq-executor", daemon=True)
                 self._thread.start()
                 Engine._all.add(self)
+                # The last one in is the first one out: before a cluster that this process has started is stopped.
+                atexit.unregister(Engine.flush_all)
+                atexit.register(Engine.flush_all)
             self._changed.notify_all()
         return item.future
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import psutil
 import pytest
 
 import nexusq_sdk
+from nexusq_sdk.protocol.keys import key_file
 from nexusq_server.local.downloads import cache_folder, kafka_lock
 from nexusq_server.local.errors import LocalError
 from nexusq_server.local.kafka import find_jars, find_java
@@ -114,6 +116,11 @@ def test_up_says_where_it_is_stops_on_ctrl_c_and_its_data_outlives_it(start: Sta
     with nexusq_sdk.Client(where["URL"]) as client:
         task = client.submit("ECHO", {"a": 1})
         assert {"a": 1} == task.result(20)
+        call = client.submit(divmod, 7, 2)
+        assert (3, 1) == call.result(60)
+    # whose key for functions is its user's alone
+    key = key_file("127.0.0.1", int(where["URL"].rpartition(":")[2]))
+    assert 0o600 == stat.S_IMODE(key.stat().st_mode) == stat.S_IMODE((data / "signing-key").stat().st_mode)
 
     # when another one is started on the same folder; then it is refused, since Redis's files would be ruined
     said = refused(start("--port", "0", "--data", str(data)))
@@ -122,14 +129,16 @@ def test_up_says_where_it_is_stops_on_ctrl_c_and_its_data_outlives_it(start: Sta
     # when it is stopped by Ctrl-C; then it ends well, and nothing of it is left but the data
     assert 0 == first.stop(signal.SIGINT)
     first.all_is_gone()
+    assert not key.exists()
 
     # when it is started again on the folder
     second = start("--port", "0", "--workers", "1", "--data", str(data))
     where = second.ready()
 
-    # then the task can still be read, and new ones run
+    # then the task can still be read, a function's result with the key that was kept, and new ones run
     with nexusq_sdk.Client(where["URL"]) as client:
         assert {"a": 1} == client.task(task.id).result()
+        assert (3, 1) == client.task(call.id).result()
         assert 2 == client.submit("ECHO", 2).result(20)
     assert 0 == second.stop(signal.SIGTERM)
     second.all_is_gone()

@@ -36,7 +36,7 @@ __tracebackhide__ = True
 #: What of a function's output is kept, the last of it.
 MAX_STDOUT_CHARS = 20_000
 #: Functions that are kept unpickled, and bytes of large arguments that are kept verified.
-MAX_FUNCTIONS, MAX_VALUE_BYTES = 100, 256 * 2**20
+MAX_FUNCTIONS, MAX_VALUE_BYTES = 100, 100 * 2**20
 #: How long Redis may be away before the task is put back, and for how long it is then.
 PATIENCE_SECONDS, BACK_SECONDS = 20.0, 10.0
 
