@@ -127,5 +127,12 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """Add ``%nexusq``: for ``%load_ext nexusq_sdk``."""
+    from nexusq_sdk import magics  # noqa: PLC0415 - only in IPython
+
+    magics.register(shell)
+
+
 def __dir__() -> list[str]:
     return sorted(__all__)

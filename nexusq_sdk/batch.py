@@ -127,6 +127,7 @@ class Batch:
         WaitTimeout
             If some have not ended in time; they go on.
         """
+        __tracebackhide__ = True
         with resumable("batch", self.id, self._stand, on_interrupt, self.cancel):
             if not poll(self.done, timeout):
                 raise WaitTimeout(f"batch {self.id}: {self._stand()} after {seconds(timeout):g} s; it goes on")
@@ -283,6 +284,7 @@ class Batch:
         """
         if errors not in {"raise", "return", "skip"}:
             raise ValueError(f"expected errors to be 'raise', 'return' or 'skip', got {errors!r}")
+        __tracebackhide__ = True
         self.wait(timeout)
         self._warn_if_soon()
         pages = self._reads.batch_tasks(self.id)

@@ -95,6 +95,7 @@ def quick(reads: Reads) -> Reads:
 
 def poll(ended: Callable[[], bool], timeout: float | timedelta | None) -> bool:
     """Ask until it has ended; False if it had not in time."""
+    __tracebackhide__ = True
     limit = seconds(timeout)
     deadline = None if limit is None else time.monotonic() + limit
     for pause in pauses():

@@ -99,6 +99,7 @@ def results(
     TaskFailed, TaskCancelled, ResultExpired
         ``errors="raise"``: at the first row without a result. If several failed, all are summed up by their kinds.
     """
+    __tracebackhide__ = True
     found = (row for page in pages for row in rows(page))
     for position, row in enumerate(found):
         error = error_of(row, label(position))

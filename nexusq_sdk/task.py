@@ -99,6 +99,7 @@ class Task:
         WaitTimeout
             If it has not ended in time; it goes on.
         """
+        __tracebackhide__ = True
         with resumable("task", self.id, self._stand, on_interrupt, self.cancel):
             if not poll(self.done, timeout):
                 raise WaitTimeout(f"task {self.id} was still {self.status} after {seconds(timeout):g} s; it goes on")
@@ -113,6 +114,7 @@ class Task:
             With the worker's traceback; it is also of the built-in type that was raised.
         TaskCancelled, ResultExpired, WaitTimeout
         """
+        __tracebackhide__ = True
         info = self.wait(timeout).info()
         error = self.exception()
         if error is not None:

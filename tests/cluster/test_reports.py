@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 import nexusq_sdk
 from nexusq_sdk import frames
@@ -108,6 +109,23 @@ def test_workers_are_a_frame_even_if_there_are_none(client: nexusq_sdk.Client) -
     assert (workers["concurrency"] >= 1).all()
     assert "datetime64[us, UTC]" == str(workers["started_at"].dtype)
     assert list(workers.columns) == list(frames.worker_frame([]).columns)
+
+
+def test_a_magic_shows_how_the_cluster_stands(
+    client: nexusq_sdk.Client, cluster: Addresses, queue: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = InteractiveShell()
+    nexusq_sdk.load_ipython_extension(shell)
+    client.submit_batch("ECHO", [1, 2], name=queue, queue=queue)
+
+    for line in ("", cluster.url):
+        state = shell.run_line_magic("nexusq", line)
+        assert queue in state._repr_html_()
+        assert f"NexusQ at {cluster.url}: " in repr(state)
+        assert len(state.workers) >= 1
+
+    assert shell.run_line_magic("nexusq", "http://127.0.0.1:1") is None
+    assert "ConnectionFailed: expected a NexusQ to answer at http://127.0.0.1:1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("payload", [False, True])
