@@ -11,7 +11,7 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import redis
 import nexusq_sdk
 from nexusq_sdk import FunctionsOff, NotPicklable, TaskFailed, WrongKey, functions
 from nexusq_sdk.protocol import blobs, calls
-from tests.conftest import Addresses, eventually
+from tests.conftest import Addresses, WorkerProcess, eventually
 from tests.handlers import divide
 
 OTHER_KEY = secrets.token_hex(32)
@@ -80,6 +80,22 @@ def test_values_of_an_iterable_are_passed_one_by_one_whatever_they_are(client: n
     assert values == list(batch.results())
     with nexusq_sdk.Client(client.url) as another:
         assert values == list(another.batch(batch.id).results())
+
+
+def test_threads_that_are_the_first_to_need_packages_get_them_whole(
+    client: nexusq_sdk.Client, queue: str, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    # given a worker that has loaded neither numpy nor pandas
+    key = client._connection.signing_key
+    assert key is not None
+    start_worker(queue, NEXUSQ_SIGNING_KEY=key.hex(), NEXUSQ_CONCURRENCY="8")
+
+    # when all its threads are given values that need them
+    values = [np.float32(1), pd.Timestamp("2026-01-31"), np.arange(3), pd.Series([1])] * 4
+    batch = client.map(lambda value: type(value).__name__, values, executor="thread", queue=queue)
+
+    # then none of them fails
+    assert [type(value).__name__ for value in values] == list(batch.results(timeout=90))
 
 
 def test_a_series_gives_its_values(client: nexusq_sdk.Client) -> None:

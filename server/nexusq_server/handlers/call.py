@@ -72,15 +72,18 @@ class _Functions:
         self._settings = settings
         self._key = blobs.read_key(settings.signing_key)
         self._client: redis.Redis | None = None
-        self._lock = threading.Lock()  # guards what follows
+        # One at a time: unpickling imports, and threads that import packages whose modules import each other, numpy's
+        # for one, are given halves of them. It guards what follows, too.
+        self._loading = threading.RLock()
         self._functions: OrderedDict[str, Callable[..., Any]] = OrderedDict()
         self._values: OrderedDict[str, bytes] = OrderedDict()
 
     def run(self, function_id: str, arguments: str, code: str) -> dict[str, str]:
         """Call the function; give what it returned, sealed, and what it printed."""
-        function = self._function(function_id, code)
-        pickled = calls.unseal(self._key, function_id, calls.from_text(arguments))
-        args, kwargs = _Unpickler(io.BytesIO(pickled), self._value).load()
+        with self._loading:
+            function = self._function(function_id, code)
+            pickled = calls.unseal(self._key, function_id, calls.from_text(arguments))
+            args, kwargs = _Unpickler(io.BytesIO(pickled), self._value).load()
         with _printed() as printed:
             result = function(*args, **kwargs)
         sealed = calls.seal(self._key, current_task().id, _pickled(result))
@@ -88,11 +91,10 @@ class _Functions:
         return answer | {"stdout": printed.text()} if printed.text() else answer
 
     def _function(self, blob_id: str, code: str) -> Callable[..., Any]:
-        with self._lock:
-            function = self._functions.get(blob_id)
-            if function is not None:
-                self._functions.move_to_end(blob_id)
-                return function
+        function = self._functions.get(blob_id)
+        if function is not None:
+            self._functions.move_to_end(blob_id)
+            return function
         blob = calls.from_text(code) if code else self._fetch(blob_id)
         if blobs.blob_id(blob) != blob_id:
             raise blobs.BadSignature(f"expected the function {blob_id}, got another one")
@@ -104,23 +106,18 @@ class _Functions:
             raise _missing(head.name, str(error.name)) from error
         if head.source is not None:
             _show_source(function, head.source)
-        with self._lock:
-            self._functions[blob_id] = function
-            while len(self._functions) > MAX_FUNCTIONS:
-                self._functions.popitem(last=False)
+        self._functions[blob_id] = function
+        while len(self._functions) > MAX_FUNCTIONS:
+            self._functions.popitem(last=False)
         return function
 
     def _value(self, blob_id: str) -> Any:
-        with self._lock:
-            value = self._values.get(blob_id)
-            if value is not None:
-                self._values.move_to_end(blob_id)
+        value = self._values.get(blob_id)
         if value is None:
-            value = calls.unseal(self._key, calls.VALUE, self._fetch(blob_id))
-            with self._lock:
-                self._values[blob_id] = value
-                while len(self._values) > 1 and sum(map(len, self._values.values())) > MAX_VALUE_BYTES:
-                    self._values.popitem(last=False)
+            value = self._values[blob_id] = calls.unseal(self._key, calls.VALUE, self._fetch(blob_id))
+            while len(self._values) > 1 and sum(map(len, self._values.values())) > MAX_VALUE_BYTES:
+                self._values.popitem(last=False)
+        self._values.move_to_end(blob_id)
         # Made anew for each task: what one does to it is no business of the next one.
         return pickle.loads(value)
 
