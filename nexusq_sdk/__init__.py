@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from nexusq_sdk.local_cluster import LocalCluster, LocalClusterError, local
     from nexusq_sdk.protocol.words import Status
     from nexusq_sdk.redis_view import RedisView
-    from nexusq_sdk.task import Task
+    from nexusq_sdk.task_handle import Task
     from nexusq_sdk.tasks import Cancelled, Retry, TimeLimitExceeded, WorkerLost, current_task, task
 
 _HOMES = {
@@ -63,7 +63,7 @@ _HOMES = {
     "ServerFailed": "errors",
     "ServerUnavailable": "errors",
     "Status": "protocol.words",
-    "Task": "task",
+    "Task": "task_handle",
     "TaskCancelled": "errors",
     "TaskFailed": "errors",
     "TimeLimitExceeded": "tasks",

@@ -40,7 +40,7 @@ from nexusq_sdk.protocol.wire import BatchView, Options, TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.rows import encode_rows, index_of
 from nexusq_sdk.sending import send_batch
-from nexusq_sdk.task import Task
+from nexusq_sdk.task_handle import Task
 
 if TYPE_CHECKING:
     import matplotlib.figure

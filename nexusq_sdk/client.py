@@ -19,7 +19,7 @@ from nexusq_sdk.protocol.wire import BatchView, DeadLetter, Requeue, ScheduleVie
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.schedules import check_name, encode_schedule, schedule_frame
 from nexusq_sdk.submits import Submits
-from nexusq_sdk.task import Task
+from nexusq_sdk.task_handle import Task
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,7 @@ from nexusq_sdk.options import SubmitOptions, to_wire
 from nexusq_sdk.protocol.wire import TaskView
 from nexusq_sdk.rows import encode_payload, encode_rows, index_of
 from nexusq_sdk.sending import send_batch, send_task, type_field
-from nexusq_sdk.task import Task
+from nexusq_sdk.task_handle import Task
 
 if TYPE_CHECKING:
     import pandas as pd

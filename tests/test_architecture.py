@@ -43,6 +43,13 @@ def test_every_public_name_is_there() -> None:
     assert set(nexusq_sdk.__all__) <= set(dir(nexusq_sdk))
 
 
+def test_no_public_name_is_a_modules_too() -> None:
+    # importing a module sets its name on the package: `task` would be the decorator or the module, as it happens
+    modules = {path.stem for path in (ROOT / "nexusq_sdk").iterdir()}
+
+    assert set() == modules & set(nexusq_sdk.__all__)
+
+
 def test_no_file_is_longer_than_a_reader_wants() -> None:
     sources = [path for folder in ("nexusq_sdk", "server", "tests") for path in (ROOT / folder).rglob("*.py")]
 

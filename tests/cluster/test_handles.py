@@ -20,7 +20,7 @@ import nexusq_sdk
 from nexusq_sdk import frames
 from nexusq_sdk.connection import Connection
 from nexusq_sdk.protocol import ids
-from nexusq_sdk.task import Task
+from nexusq_sdk.task_handle import Task
 from tests.conftest import Addresses, WorkerProcess, eventually
 
 ROWS = pd.DataFrame({"a": [6.0, 1.0, 9.0, 8.0], "b": [2, 0, 3, 4]}, index=["ann", "bob", "cid", "dan"])
