@@ -91,8 +91,8 @@ class Intake:
         wait_ms = int(seconds * 1000 / len(self._consumers))
         for consumer in self._consumers.values():
             losses = self._offsets.losses
+            self._go_back(consumer)
             try:
-                self._go_back(consumer)
                 polled = consumer.poll(timeout_ms=wait_ms)
             except KafkaError as error:
                 log.warning("Kafka could not be polled, it is tried again: %s: %s", type(error).__name__, error)
@@ -154,10 +154,16 @@ class Intake:
                 self._committed.pop(partition, None)
 
     def _go_back(self, consumer: KafkaConsumer) -> None:
-        """Go on from the last commit where that is due. Raises `KafkaError` while Kafka is away: nothing is read."""
-        for partition in self._adrift & consumer.assignment():
-            _back_to_commit(consumer, partition)
-            self._adrift.discard(partition)
+        """Go on from the last commit where that is due. While Kafka does not say where that is, nothing is taken there.
+
+        Polling goes on: without it the worker could not take part in a rebalance.
+        """
+        try:
+            for partition in self._adrift & consumer.assignment():
+                _back_to_commit(consumer, partition)
+                self._adrift.discard(partition)
+        except KafkaError as error:
+            log.warning("what is committed is not known, it is asked again: %s: %s", type(error).__name__, error)
 
     def _take(
         self,
@@ -166,6 +172,8 @@ class Intake:
         received: list[Received],
         losses: int,
     ) -> None:
+        if partition in self._adrift:
+            return
         places = self._offsets.received(partition, [record.offset for record in records], losses)
         if places is None:
             # A rebalance came between: whose these records are is not known. If they are ours, they come again.
