@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
 import nexusq_sdk
 from tests.conftest import Addresses, eventually
@@ -57,11 +58,13 @@ def test_a_rolling_restart_under_load_runs_nothing_twice(
 
 
 def test_what_outlasts_the_grace_is_handed_back_uncharged_and_runs_elsewhere_at_once(
-    client: nexusq_sdk.Client, queue: str, crew: Crew, ledger: Ledger
+    client: nexusq_sdk.Client, queue: str, crew: Crew, ledger: Ledger, tmp_path: Path
 ) -> None:
     # given a worker with a minute's lease that runs tasks longer than its grace
+    calm = tmp_path / "calm"
     [leaving] = crew.start(queue, NEXUSQ_GRACE="1s", NEXUSQ_LEASE="60s")
-    batch = submit(client, queue, ledger, 4, 5)
+    rows = [row | {"until": str(calm)} for row in ledger.rows(4, 60)]
+    batch = client.submit_batch("TRACE", rows, queue=queue)
     eventually(lambda: ledger.has(4))
     [staying] = crew.start(queue, NEXUSQ_LEASE="60s")
 
@@ -72,6 +75,7 @@ def test_what_outlasts_the_grace_is_handed_back_uncharged_and_runs_elsewhere_at_
     # then its tasks run elsewhere long before its lease would have ended, as the same attempt
     eventually(lambda: ledger.has(4, pid=staying.pid), 40)
     assert time.monotonic() - told < 25
+    calm.touch()
     batch.wait(timeout=30)
     assert {1} == set(batch.frame()["attempt"])
     assert {f"{batch.id}-{index}" for index in range(4)} == set(batch.frame()["task_id"])
