@@ -39,7 +39,7 @@ def crowd(cluster: Addresses, settings: Settings, tmp_path_factory: pytest.TempP
             assert normal.counts()["COMPLETED"] >= 50, log.read_text()
 
         try:
-            eventually(begun)
+            eventually(begun, 60)
             yield Crowd(queue, normal, low)
         finally:
             worker.kill()
@@ -79,7 +79,7 @@ def test_a_hundred_thousand_queued_tasks_of_a_cancelled_batch_are_passed_over_in
     crowd.normal.cancel()
 
     # then they have ended at once but for what had run, and what is behind them runs soon
-    crowd.normal.wait(timeout=10)
+    crowd.normal.wait(timeout=30)
     counts = crowd.normal.counts()
     assert 100_000 == counts["CANCELLED"] + counts["COMPLETED"]
     assert counts["CANCELLED"] > 80_000
