@@ -136,6 +136,9 @@ class Faults:
     def _make_up(self, step: Step) -> None:
         part = self._cluster.parts[step.part]
         if step.kind == FREEZE_WORKER:
+            # Steps may run late: it sleeps as long as it was to all the same.
+            asleep = max(fault.at for fault in self.done if fault.kind == FREEZE_WORKER and fault.part == part.label)
+            self._wait(time.monotonic() + FROZEN[0] - (time.time() - asleep))
             part.signal(signal.SIGCONT)
             for index, fault in enumerate(self.done):
                 if fault.kind == FREEZE_WORKER and fault.part == part.label and fault.until is None:
