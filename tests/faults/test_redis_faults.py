@@ -66,6 +66,11 @@ def test_connections_that_are_cut_in_mid_batch_neither_lose_nor_repeat_anything(
     # then each task has run once, and the worker is ready
     all_completed_once(batch, ledger, 800)
     eventually(lambda: assert_answers(f"http://127.0.0.1:{port}/readyz", 200))
+
+    # and the API, whose connection was cut off while it was idle, takes another one
+    for _ in range(3):
+        assert_answers(f"{parts.addresses.url}/batches/{batch.id}", 200)
+        parts.redis_client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     eventually(all_is_committed(parts.addresses.kafka, lane))
 
 
