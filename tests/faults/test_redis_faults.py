@@ -99,10 +99,10 @@ def test_while_redis_is_away_for_long_nothing_is_ready_and_afterwards_nothing_ha
 ) -> None:
     # given two workers that run tasks, and more that wait
     ports = free_ports(2)
-    running = [hands.start(lane, **SHORT, NEXUSQ_HEALTH_PORT=str(port))[0] for port in ports]
+    running = [hands.start(lane, registered=False, **SHORT, NEXUSQ_HEALTH_PORT=str(port))[0] for port in ports]
     healths = [f"http://127.0.0.1:{port}" for port in ports]
     for url in healths:
-        eventually(lambda url=url: assert_answers(f"{url}/readyz", 200))  # type: ignore[misc]
+        eventually(lambda url=url: assert_answers(f"{url}/readyz", 200), 60)  # type: ignore[misc]
     batch = parts.client.submit_batch("TRACE", ledger.rows(32, 4), queue=lane)
     eventually(lambda: ledger.has(8))
 
