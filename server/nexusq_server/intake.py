@@ -219,6 +219,8 @@ def _consumer_settings(settings: Settings, queue: str) -> dict[str, object]:
         "request_timeout_ms": max(30_000, session + 5_000),
         "fetch_max_bytes": 16 * 1024 * 1024,
         "max_poll_records": MAX_POLL_RECORDS,
+        # A rebalance waits so long for a member that does not poll: the loop always does, within a second.
+        "max_poll_interval_ms": max(60_000, session),
         "reconnect_backoff_max_ms": 1000,
         "bootstrap_timeout_ms": int(START_TIMEOUT.total_seconds() * 1000),
         "metrics_enabled": False,
