@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 SHORTEST_SESSION_MS = 6000
 #: A worker learns by the answer to a heartbeat that partitions move; joining and leaving take two such rounds.
 HEARTBEAT_MS = 500
+#: How long polling waits at least while partitions are shared out anew: in polls that wait for nothing, a worker that
+#: has work in hand would never come to join, and all others would wait for it.
+JOIN_MS = 100
 MAX_POLL_RECORDS = 1000
 #: How long polling waits for Kafka to say what is committed before it tries again.
 COMMITTED_MS = 2000
@@ -93,7 +96,7 @@ class Intake:
             losses = self._offsets.losses
             self._go_back(consumer)
             try:
-                polled = consumer.poll(timeout_ms=wait_ms)
+                polled = consumer.poll(timeout_ms=max(wait_ms, JOIN_MS) if _joins(consumer) else wait_ms)
             except KafkaError as error:
                 log.warning("Kafka could not be polled, it is tried again: %s: %s", type(error).__name__, error)
                 continue
@@ -218,6 +221,8 @@ def _consumer_settings(settings: Settings, queue: str) -> dict[str, object]:
         "heartbeat_interval_ms": HEARTBEAT_MS,
         "request_timeout_ms": max(30_000, session + 5_000),
         "fetch_max_bytes": 16 * 1024 * 1024,
+        # kafka-python (3.0.12) loses partitions from its session when they are paused and resumed: unread for good.
+        "enable_incremental_fetch_sessions": False,
         "max_poll_records": MAX_POLL_RECORDS,
         # A rebalance waits so long for a member that does not poll: the loop always does, within a second.
         "max_poll_interval_ms": max(60_000, session),
@@ -225,6 +230,11 @@ def _consumer_settings(settings: Settings, queue: str) -> dict[str, object]:
         "bootstrap_timeout_ms": int(START_TIMEOUT.total_seconds() * 1000),
         "metrics_enabled": False,
     }
+
+
+def _joins(consumer: KafkaConsumer) -> bool:
+    coordinator = consumer._coordinator  # nothing public shows it
+    return bool(coordinator.rejoining or coordinator.need_rejoin())
 
 
 def _finish_join(consumer: KafkaConsumer) -> None:
