@@ -95,6 +95,7 @@ class Intake:
         for consumer in self._consumers.values():
             losses = self._offsets.losses
             self._go_back(consumer)
+            _finish_resume(consumer)
             try:
                 polled = consumer.poll(timeout_ms=max(wait_ms, JOIN_MS) if _joins(consumer) else wait_ms)
             except KafkaError as error:
@@ -235,6 +236,17 @@ def _consumer_settings(settings: Settings, queue: str) -> dict[str, object]:
 def _joins(consumer: KafkaConsumer) -> bool:
     coordinator = consumer._coordinator  # nothing public shows it
     return bool(coordinator.rejoining or coordinator.need_rejoin())
+
+
+def _finish_resume(consumer: KafkaConsumer) -> None:
+    """Mend a resume that kafka-python (3.0.12) would leave half done for ever.
+
+    What it had fetched of a partition that was paused comes back only into an empty place, and a place whose records
+    are used up does not count as empty: the partition would be neither read nor fetched any more.
+    """
+    fetcher = consumer._fetcher  # nothing public shows it
+    if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
+        fetcher._next_partition_records = None
 
 
 def _finish_join(consumer: KafkaConsumer) -> None:

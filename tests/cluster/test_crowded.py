@@ -84,4 +84,4 @@ def test_a_hundred_thousand_queued_tasks_of_a_cancelled_batch_are_passed_over_in
     assert 100_000 == counts["CANCELLED"] + counts["COMPLETED"]
     assert counts["CANCELLED"] > 80_000
     for number, task_id in enumerate(behind):
-        assert number == ended(http, task_id, 60)["result"]
+        assert number == ended(http, task_id, 30)["result"]
