@@ -75,6 +75,13 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Check that links in the documents lead somewhere and that docstrings' examples run."""
+    install(session, "dev")
+    session.run("pytest", "tests/examples/test_docs.py", *session.posargs)
+
+
 @nox.session(name="format")
 def format_(session: nox.Session) -> None:
     """Bring the code into shape (ruff)."""

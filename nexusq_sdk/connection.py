@@ -259,8 +259,10 @@ class Connection:
                     method, path, headers=headers, content=body, params=params, timeout=self._timeout
                 )
             except httpx.TransportError as error:
-                # Refused, and nobody ever answered there: a typo should not take half a minute to be told.
+                # Refused, and nobody was ever there: a typo should not take half a minute to be told.
                 hopeless = isinstance(error, httpx.ConnectError) and not self._answered
+                if isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)):
+                    self._answered = True  # somebody was there, and died before the answer
                 if hopeless or time.monotonic() + pause > deadline:
                     raise ConnectionFailed(
                         f"expected a NexusQ to answer at {self.url}, got {type(error).__name__}: {error}. Is it "

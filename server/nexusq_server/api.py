@@ -18,6 +18,8 @@ import uvicorn
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 from redis import RedisError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -76,7 +78,10 @@ class Api:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._limit = settings.max_body_mib * 2**20
-        self._redis = redis.asyncio.Redis.from_url(settings.redis, socket_timeout=10, socket_connect_timeout=2)
+        # One more try: an idle connection may have been cut off, which shows only when it is used.
+        self._redis = redis.asyncio.Redis.from_url(
+            settings.redis, socket_timeout=10, socket_connect_timeout=2, retry=Retry(NoBackoff(), 1)
+        )
         self._catalogue = Catalogue(self._redis)
         self._queries = Queries(self._redis)
         self.operations = Operations(settings, self._queries)

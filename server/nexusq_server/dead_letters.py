@@ -37,15 +37,23 @@ class DeadLetters:
 
     def put(self, letters: Sequence[bytes]) -> bool:
         """Write dead letters; False if Kafka did not take them all, to be tried again."""
+        producer = None
         try:
             with self._lock:
                 if self._producer is None:
                     self._producer = connect_producer(self._settings)
-            sent = [self._producer.send(DEAD_LETTERS, letter) for letter in letters]
+                producer = self._producer
+            sent = [producer.send(DEAD_LETTERS, letter) for letter in letters]
             for future in sent:
                 future.get(timeout=self._settings.submit_timeout.total_seconds())
         except KafkaError as error:
             log.warning("%d dead letters could not be written, they are tried again: %s", len(letters), error)
+            if producer is not None:
+                # A producer that has lost a batch may be unable to number the next one: a new one starts clean.
+                with self._lock:
+                    if self._producer is producer:
+                        self._producer = None
+                producer.close(timeout=0)
             return False
         return True
 

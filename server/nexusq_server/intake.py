@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 SHORTEST_SESSION_MS = 6000
 #: A worker learns by the answer to a heartbeat that partitions move; joining and leaving take two such rounds.
 HEARTBEAT_MS = 500
+#: How long polling waits at least while partitions are shared out anew: in polls that wait for nothing, a worker that
+#: has work in hand would never come to join, and all others would wait for it.
+JOIN_MS = 100
 MAX_POLL_RECORDS = 1000
 #: How long polling waits for Kafka to say what is committed before it tries again.
 COMMITTED_MS = 2000
@@ -91,9 +94,10 @@ class Intake:
         wait_ms = int(seconds * 1000 / len(self._consumers))
         for consumer in self._consumers.values():
             losses = self._offsets.losses
+            self._go_back(consumer)
+            _finish_resume(consumer)
             try:
-                self._go_back(consumer)
-                polled = consumer.poll(timeout_ms=wait_ms)
+                polled = consumer.poll(timeout_ms=max(wait_ms, JOIN_MS) if _joins(consumer) else wait_ms)
             except KafkaError as error:
                 log.warning("Kafka could not be polled, it is tried again: %s: %s", type(error).__name__, error)
                 continue
@@ -154,10 +158,16 @@ class Intake:
                 self._committed.pop(partition, None)
 
     def _go_back(self, consumer: KafkaConsumer) -> None:
-        """Go on from the last commit where that is due. Raises `KafkaError` while Kafka is away: nothing is read."""
-        for partition in self._adrift & consumer.assignment():
-            _back_to_commit(consumer, partition)
-            self._adrift.discard(partition)
+        """Go on from the last commit where that is due. While Kafka does not say where that is, nothing is taken there.
+
+        Polling goes on: without it the worker could not take part in a rebalance.
+        """
+        try:
+            for partition in self._adrift & consumer.assignment():
+                _back_to_commit(consumer, partition)
+                self._adrift.discard(partition)
+        except KafkaError as error:
+            log.warning("what is committed is not known, it is asked again: %s: %s", type(error).__name__, error)
 
     def _take(
         self,
@@ -166,6 +176,8 @@ class Intake:
         received: list[Received],
         losses: int,
     ) -> None:
+        if partition in self._adrift:
+            return
         places = self._offsets.received(partition, [record.offset for record in records], losses)
         if places is None:
             # A rebalance came between: whose these records are is not known. If they are ours, they come again.
@@ -210,11 +222,31 @@ def _consumer_settings(settings: Settings, queue: str) -> dict[str, object]:
         "heartbeat_interval_ms": HEARTBEAT_MS,
         "request_timeout_ms": max(30_000, session + 5_000),
         "fetch_max_bytes": 16 * 1024 * 1024,
+        # kafka-python (3.0.12) loses partitions from its session when they are paused and resumed: unread for good.
+        "enable_incremental_fetch_sessions": False,
         "max_poll_records": MAX_POLL_RECORDS,
+        # A rebalance waits so long for a member that does not poll: the loop always does, within a second.
+        "max_poll_interval_ms": max(60_000, session),
         "reconnect_backoff_max_ms": 1000,
         "bootstrap_timeout_ms": int(START_TIMEOUT.total_seconds() * 1000),
         "metrics_enabled": False,
     }
+
+
+def _joins(consumer: KafkaConsumer) -> bool:
+    coordinator = consumer._coordinator  # nothing public shows it
+    return bool(coordinator.rejoining or coordinator.need_rejoin())
+
+
+def _finish_resume(consumer: KafkaConsumer) -> None:
+    """Mend a resume that kafka-python (3.0.12) would leave half done for ever.
+
+    What it had fetched of a partition that was paused comes back only into an empty place, and a place whose records
+    are used up does not count as empty: the partition would be neither read nor fetched any more.
+    """
+    fetcher = consumer._fetcher  # nothing public shows it
+    if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
+        fetcher._next_partition_records = None
 
 
 def _finish_join(consumer: KafkaConsumer) -> None:

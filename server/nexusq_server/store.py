@@ -191,21 +191,29 @@ class Store:
             args=[batch_id, size, task_type, lane, ttl, now_us(), self._ttl, self._gone],
         )
 
-    def claim(self, worker: str, tasks: Sequence[tuple[NewTask, int]]) -> list[Claim]:
-        """Ask for tasks, each with its record's attempt."""
+    def claim(self, worker: str, tasks: Sequence[tuple[NewTask, int]], room: int | None = None) -> list[Claim]:
+        """Ask for tasks, each with its record's attempt, to start `room` of them at the most.
+
+        There is an answer for each task that was looked at: none for those behind the last one that there was room for.
+        """
+        left = len(tasks) if room is None else room
         claims: list[Claim] = []
         now = now_us()
         limits = (self._settings.alone_after, self._settings.max_deliveries)
         keys = [redis_layout.RECENT, redis_layout.DUE]
         for start in range(0, len(tasks), CHUNK):
             rows = [(*task.packed(), attempt) for task, attempt in tasks[start : start + CHUNK]]
-            args = [worker, now, self._ttl, self._gone, *limits, _pack(rows), self._settings.lease.total_seconds()]
+            lease = self._settings.lease.total_seconds()
+            args = [worker, now, self._ttl, self._gone, *limits, _pack(rows), lease, left]
             answers, unusual = cast(tuple[list[int], list[int]], self._scripts["claim"](keys=keys, args=args))
             found = [Claim(answer) for answer in answers]
             for at in range(0, len(unusual), 4):
                 place, *rest = unusual[at : at + 4]
                 found[place - 1] = Claim(answers[place - 1], *rest)
             claims += found
+            left -= sum(answer > 0 for answer in answers)
+            if left <= 0:
+                break
         return claims
 
     def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[int]:

@@ -64,6 +64,7 @@ class Worker:
         self._started_us, self._began = now_us(), time.monotonic()
         self._tended = self._polled = 0.0
         self._pending = Pending(KINDS)
+        self._look = dict.fromkeys(KINDS, 0)  # how many records to look at, where that is more than can be started
         self._later: list[tuple[float, Received]] = []
         self._returned: deque[Received] = deque()  # filled by the settler, emptied by the loop: to be claimed again
         self._held: dict[str, Claimed] = {}  # in hand: added by the loop, taken out by the settler
@@ -270,36 +271,49 @@ class Worker:
 
     def _start_ready(self) -> None:
         """Claim as many tasks as are about to start, and start those that are ours."""
-        while self.lease.held():
-            batch: list[Received] = []
+        claimed = True
+        while claimed and self.lease.held():
+            claimed = False
             for kind in KINDS:
-                if self._pending.waits(kind):
-                    batch += self._next(kind, min(self.executors[kind].free(), CHUNK))
-            if not batch:
-                return
-            try:
-                claims = self.store.claim(self.id, [(received.task, received.attempt) for received in batch])
-            except redis.RedisError as error:
-                # Whether Redis has carried the claim out does not matter: asked again, it says the same.
-                why = "is full (maxmemory)" if is_full(error) else "is away or refuses"
-                log.warning("Redis %s, nothing is claimed: %s", why, error)
-                for received in reversed(batch):
-                    self._pending.add(self._kind(received), received, first=True)
-                self.stopping.wait(RETRY_SECONDS)
-                return
-            skipped, parked = [], []
-            for received, claim in zip(batch, claims, strict=True):
-                if claim.answer == SKIP:
-                    skipped.append(received.place)
-                    if self._is_parked(received):
-                        parked.append(received.task.task_id)
-                elif claim.answer == LATER:
-                    self._later.append((time.monotonic() + LATER_SECONDS, received))
-                else:
-                    self._start(received, claim)
-            self.offsets.settled(skipped)
-            if parked:
-                self._unpark(parked)
+                room = min(self.executors[kind].free(), CHUNK) if self._pending.waits(kind) else 0
+                batch = self._next(kind, max(room, self._look[kind])) if room else []
+                if batch and not self._claim(kind, batch, room):
+                    return
+                claimed = claimed or bool(batch)
+
+    def _claim(self, kind: str, batch: list[Received], room: int) -> bool:
+        """Claim and start up to `room` of `batch`; False if Redis can't be asked now."""
+        try:
+            claims = self.store.claim(self.id, [(received.task, received.attempt) for received in batch], room)
+        except redis.RedisError as error:
+            # Whether Redis has carried the claim out does not matter: asked again, it says the same.
+            why = "is full (maxmemory)" if is_full(error) else "is away or refuses"
+            log.warning("Redis %s, nothing is claimed: %s", why, error)
+            self._put_back(kind, batch)
+            self.stopping.wait(RETRY_SECONDS)
+            return False
+        self._put_back(kind, batch[len(claims) :])
+        skipped, parked, started = [], [], 0
+        for received, claim in zip(batch, claims, strict=False):
+            if claim.answer == SKIP:
+                skipped.append(received.place)
+                if self._is_parked(received):
+                    parked.append(received.task.task_id)
+            elif claim.answer == LATER:
+                self._later.append((time.monotonic() + LATER_SECONDS, received))
+            else:
+                started += 1
+                self._start(received, claim)
+        self.offsets.settled(skipped)
+        if parked:
+            self._unpark(parked)
+        # Where most have ended already, as in a cancelled batch, many are looked at for the few that there is room for.
+        self._look[kind] = min(4 * len(claims), CHUNK) if 2 * started < len(claims) else 0
+        return True
+
+    def _put_back(self, kind: str, batch: list[Received]) -> None:
+        for received in reversed(batch):
+            self._pending.add(kind, received, first=True)
 
     def _next(self, kind: str, wanted: int) -> list[Received]:
         batch: list[Received] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ import redis as redis_client
 from nexusq_server.local import kafka, redis
 from nexusq_server.local.cluster import free_ports
 from nexusq_server.local.processes import Child, Children
+from nexusq_server.topics import START_TIMEOUT
 from tests.chaos.facts import Memory
 from tests.chaos.ledger import LEDGER, PART
 
@@ -124,7 +126,7 @@ class ChaosCluster:
         self._children = self._stack.enter_context(Children(self.folder / "logs", remove=None, hold=None))
         redis_port, kafka_port, controller_port, *api_ports = free_ports(5)
         self.redis_url = f"redis://127.0.0.1:{redis_port}/0"
-        self.kafka = f"127.0.0.1:{kafka_port}"
+        self.kafka, self._kafka_port = f"127.0.0.1:{kafka_port}", kafka_port
         self.urls = {name: f"http://127.0.0.1:{port}" for name, port in zip(API_NAMES, api_ports, strict=True)}
         common = {
             **{name: value for name, value in os.environ.items() if not name.startswith("NEXUSQ_")},
@@ -167,8 +169,20 @@ class ChaosCluster:
         """Note the parts that do not run although nobody told them to end, with the end of their logs; start them."""
         for part in self.parts.values():
             if part.ended() and not part.told_to_end and part.child is not None:
-                self.ended_alone.append(f"{part.label}: {part.child.failure()}")
+                # Whoever starts waits for Kafka and Redis for half a minute, then leaves it to its supervisor.
+                lived, kafka_lived = (time.monotonic() - began for began in (part.began, self.parts["kafka"].began))
+                if lived < START_TIMEOUT.total_seconds() or kafka_lived > lived:
+                    self.ended_alone.append(f"{part.label}: {part.child.failure()}")
                 part.start()
+
+    def wait_for_kafka(self) -> float:
+        """Wait until Kafka listens (again); give how many seconds that took. It is not hit while it starts."""
+        began = time.monotonic()
+        while time.monotonic() - began < READY_SECONDS:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._kafka_port), 1):
+                break
+            time.sleep(0.1)
+        return time.monotonic() - began
 
     def calm(self) -> None:
         """Wake whoever is frozen, start whoever is down, and wait until all of it works again."""

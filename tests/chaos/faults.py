@@ -99,6 +99,8 @@ class Faults:
         began = time.monotonic()
         for step in steps:
             self._wait(began + step.at)
+            if step.kind == KILL_KAFKA and not step.ends:
+                began += self._cluster.wait_for_kafka()  # what follows comes as much later
             if step.ends:
                 self._make_up(step)
             else:
@@ -136,6 +138,9 @@ class Faults:
     def _make_up(self, step: Step) -> None:
         part = self._cluster.parts[step.part]
         if step.kind == FREEZE_WORKER:
+            # Steps may run late: it sleeps as long as it was to all the same.
+            asleep = max(fault.at for fault in self.done if fault.kind == FREEZE_WORKER and fault.part == part.label)
+            self._wait(time.monotonic() + FROZEN[0] - (time.time() - asleep))
             part.signal(signal.SIGCONT)
             for index, fault in enumerate(self.done):
                 if fault.kind == FREEZE_WORKER and fault.part == part.label and fault.until is None:

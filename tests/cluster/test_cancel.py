@@ -113,31 +113,6 @@ def test_what_never_was_can_not_be_cancelled(http: httpx.Client) -> None:
     assert 422 == http.post(f"/tasks/{ids.new_id()}/cancel", params={"hard": "true"}).status_code
 
 
-def test_a_hundred_thousand_queued_tasks_of_a_batch_are_passed_over_in_seconds(
-    client: nexusq_sdk.Client, http: httpx.Client, queue: str, start_worker: StartWorker
-) -> None:
-    # given a large batch that a worker has begun with, and a task behind it in every partition
-    start_worker(queue, NEXUSQ_CONCURRENCY="2")
-    batch = client.submit_batch("SLEEP", [{"seconds": 0.2}] * 100_000, queue=queue)
-    eventually(lambda: _begun(batch))
-    behind = [submit(http, "ECHO", number, queue=queue) for number in range(24)]
-
-    # when it is cancelled
-    batch.cancel()
-
-    # then all of it has ended at once but for what had run, and what is behind it runs soon
-    batch.wait(timeout=10)
-    counts = batch.counts()
-    assert 100_000 == counts["CANCELLED"] + counts["COMPLETED"]
-    assert counts["CANCELLED"] > 99_000
-    for number, task_id in enumerate(behind):
-        assert number == ended(http, task_id, 20)["result"]
-
-
-def _begun(batch: nexusq_sdk.Batch) -> None:
-    assert batch.counts()["COMPLETED"] > 0
-
-
 def test_a_batchs_running_tasks_are_stopped_as_well(
     client: nexusq_sdk.Client, queue: str, start_worker: StartWorker
 ) -> None:

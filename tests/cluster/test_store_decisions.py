@@ -299,3 +299,25 @@ def test_deliveries_are_counted_from_the_start_for_each_attempt(store: Store, wo
     store.settle(worker, [scheduled(task, due_us=now_us() - 1)])
 
     assert [Claim(2)] == store.claim(worker, [(task, 2)])
+
+
+# Room
+
+
+def test_no_more_is_claimed_than_there_is_room_for_and_what_is_behind_that_is_not_looked_at(
+    store: Store, redis_client: redis.Redis, worker: str
+) -> None:
+    # given tasks of which every other one was cancelled
+    tasks = [new_task() for _ in range(1200)]
+    store.submit(tasks)
+    store.cancel([task.task_id for task in tasks[:1100:2]])
+
+    # when two are asked for, and when the room is in the next chunk
+    assert [SKIP, 1, SKIP, 1] == answers(store.claim(worker, [(task, 1) for task in tasks], 2))
+    later = answers(store.claim(worker, [(task, 1) for task in tasks[4:]], 600))
+
+    # then all others are as they were
+    assert (600, 1) == (sum(answer > 0 for answer in later), later[-1])
+    assert "IN_PROGRESS" == state(redis_client, tasks[3 + len(later)])["status"]
+    assert {"QUEUED"} == {state(redis_client, task)["status"] for task in tasks[4 + len(later) :]}
+    assert len(later) < 1196

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,9 +31,11 @@ def breakable_cluster() -> Iterator[Breakable]:
 
 
 @pytest.fixture
-def parts(breakable_cluster: Breakable) -> Iterator[Breakable]:
-    """A cluster of one's own; what a test has killed runs again after it."""
+def parts(breakable_cluster: Breakable, tmp_path: Path) -> Iterator[Breakable]:
+    """A cluster of one's own; what a test has killed runs again after it. Its logs are left among the test's files."""
     yield breakable_cluster
+    for part in (breakable_cluster.api, breakable_cluster.kafka, breakable_cluster.redis):
+        shutil.copy(part.log, tmp_path)
     breakable_cluster.mend()
 
 

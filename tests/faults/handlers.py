@@ -18,10 +18,12 @@ def note(path: str, line: str, what: str) -> None:
 
 
 @task("TRACE")
-def trace(path: str, line: str, seconds: float = 0.0) -> int:
-    """Say that it starts, work, say that it ends; give the process."""
+def trace(path: str, line: str, seconds: float = 0.0, until: str = "") -> int:
+    """Say that it starts, work (at most until the file `until` is there), say that it ends; give the process."""
     note(path, line, "start")
-    time.sleep(seconds)
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0 and not (until and Path(until).exists()):
+        time.sleep(min(left, 0.05) if until else left)
     note(path, line, "end")
     return os.getpid()
 

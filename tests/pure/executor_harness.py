@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import executor_handlers
 from kafka import TopicPartition
 
 from nexusq_sdk.tasks import HANDLER_ATTRIBUTE
@@ -19,6 +18,7 @@ from nexusq_server.runs import Executor
 from nexusq_server.slots import Slots
 from nexusq_server.store import NewTask
 from nexusq_server.work import Claimed, Ended, Received
+from tests.pure import executor_handlers
 
 MAX_RESULT = 8 * 1024
 _numbers = itertools.count()

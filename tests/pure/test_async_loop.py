@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Iterator
 from datetime import timedelta
 
-import executor_handlers as handlers
 import pytest
-from executor_harness import MAX_RESULT, Ends, claimed, event, handler, id_of, run, value, wait_idle
 
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.tasks import task
 from nexusq_server.async_loop import AsyncExecutor
+from tests.pure import executor_handlers as handlers
+from tests.pure.executor_harness import MAX_RESULT, Ends, claimed, event, handler, id_of, run, value, wait_idle
 
 SHORT = timedelta(seconds=0.05)
 _names = itertools.count()

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-import executor_handlers as handlers
 import pytest
-from executor_harness import MAX_RESULT, Ends, claimed, event, handler, id_of, run, value, wait_idle
 
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.tasks import current_task, task
 from nexusq_server.executors import ThreadExecutor
+from tests.pure import executor_handlers as handlers
+from tests.pure.executor_harness import MAX_RESULT, Ends, claimed, event, handler, id_of, run, value, wait_idle
 
 SHORT = timedelta(seconds=0.05)
 _names = itertools.count()

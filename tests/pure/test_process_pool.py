@@ -13,15 +13,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import executor_handlers as handlers
 import pytest
-from executor_harness import MAX_RESULT, Ends, claimed, handler, id_of, run, value, wait_idle
 
 from nexusq_sdk.protocol.words import Status
 from nexusq_server.process_pool import ProcessExecutor, environment_of
 from nexusq_server.settings import load_settings
+from tests.pure import executor_handlers as handlers
+from tests.pure.executor_harness import MAX_RESULT, Ends, claimed, handler, id_of, run, value, wait_idle
 
-ENVIRONMENT = {"NEXUSQ_TASKS": "executor_handlers"}
+ENVIRONMENT = {"NEXUSQ_TASKS": "tests.pure.executor_handlers"}
 SHORT = timedelta(seconds=0.2)
 _marks = itertools.count()
 
@@ -58,14 +58,15 @@ def read_when_there(path: Path, seconds: float = 30) -> str:
 
 
 def wait_gone(pid: int, seconds: float = 30) -> None:
-    """Wait until a process has ended (one that nobody has reaped counts as ended)."""
+    """Wait until a process has ended with all its threads (one that nobody has reaped counts as ended)."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
         except (FileNotFoundError, ProcessLookupError):
             return
-        if state == "Z":
+        if state == "Z" and threads == 1:
             return
     raise AssertionError(f"process {pid} still runs")
 
@@ -228,7 +229,8 @@ def test_a_child_ends_when_its_parent_is_killed(function: str, tmp_path: Path) -
     mark = tmp_path / "mark"
     program = f"""
 import sys; sys.path[:0] = {sys.path!r}
-import executor_handlers as handlers, executor_harness as harness, pathlib, threading
+import pathlib, threading
+from tests.pure import executor_handlers as handlers, executor_harness as harness
 from nexusq_server.process_pool import ProcessExecutor
 ends = harness.Ends()
 pool = ProcessExecutor(1, ends.slots, 0, ends, 9999, environment={ENVIRONMENT!r})

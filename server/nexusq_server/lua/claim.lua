@@ -4,14 +4,14 @@
 -- ARGV[5] claims without an end after which a task is run alone   ARGV[6] ... and after which it is given up
 -- ARGV[7] msgpack [[task id, task type, payload JSON, queue or "", ttl seconds or "", submittedUs as text, priority or "",
 --   options JSON or "", dueUs as text or "", batch's size or "", the record's attempt], ...]
--- ARGV[8] a lease in seconds
--- returns two lists. The first has an integer a record: its attempt (1 or more): yours, start it; 0: skip it: it has ended,
+-- ARGV[8] a lease in seconds   ARGV[9] how many to start at the most: records behind the last of these are not looked at
+-- returns two lists. The first has an integer for each record that was looked at: its attempt (1 or more): yours, start it; 0: skip it: it has ended,
 --   waits in the due set, or has a newer record; -1: a live worker has it, come back later. The second has four integers for
 --   each that is not as usual: its place in the first, the attempts that count no more, whether to run it alone (1) or to
 --   give it up (2), the claims without an end.
 local me, now = ARGV[1], ARGV[2]
 local now_number, ttl_default, remembered = tonumber(now), tonumber(ARGV[3]), tonumber(ARGV[4])
-local alone_after, give_up_after = tonumber(ARGV[5]), tonumber(ARGV[6])
+local alone_after, give_up_after, room = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[9])
 local alive, answers, unusual = { [me] = false }, {}, {}
 
 -- Leases may have run out while Redis was down: for the time of a lease after its start, workers are taken to live.
@@ -88,6 +88,10 @@ for i, task in ipairs(cmsgpack.unpack(ARGV[7])) do
     seen.close, seen.task = tonumber(task[10]), seen.task or task
   end
   answers[i] = answer
+  if answer > 0 then
+    room = room - 1
+    if room <= 0 then break end
+  end
 end
 write_batches(ttl_default, remembered)
 return { answers, unusual }
