@@ -41,6 +41,9 @@ SETTLED, DROPPED, LOST = 1, 0, -1
 #: What `Claim.how` says.
 USUAL, ALONE, GIVEN_UP = 0, 1, 2
 
+#: The scripts of the same names.
+VERBS = ("submit", "close_batch", "claim", "settle", "hand_back", "take_due", "promote", "cancel", "requeue", "note")
+
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -156,18 +159,7 @@ class Store:
         self._scripts: dict[str, Any] = {}
         lua = files("nexusq_server") / "lua"
         prelude = (lua / "prelude.lua").read_text()
-        for verb in (
-            "submit",
-            "close_batch",
-            "claim",
-            "settle",
-            "hand_back",
-            "take_due",
-            "promote",
-            "cancel",
-            "requeue",
-            "note",
-        ):
+        for verb in VERBS:
             self._scripts[verb] = client.register_script(prelude + (lua / f"{verb}.lua").read_text())
         self._scripts["renew_lease"] = client.register_script((lua / "renew_lease.lua").read_text())
 

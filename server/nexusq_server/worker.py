@@ -114,13 +114,8 @@ class Worker:
         self.lease.tend()
         for thread in (self.settler, self.durability, self.scheduler, self.health):
             thread.start()
-        log.info(
-            "worker %s serves %s with %d threads: %s",
-            self.id,
-            ", ".join(self._settings.queues),
-            self._settings.concurrency,
-            ", ".join(sorted(self._handlers)),
-        )
+        queues, types = ", ".join(self._settings.queues), ", ".join(sorted(self._handlers))
+        log.info("worker %s serves %s with %d threads: %s", self.id, queues, self._settings.concurrency, types)
 
     def _stop(self) -> None:
         # Nothing new is claimed from here on. What has not started goes back at once; what runs may end while the lease
