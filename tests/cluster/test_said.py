@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
+import redis
 
 import nexusq_sdk
+from nexusq_sdk.protocol import ids
 from nexusq_sdk.tasks import CurrentTask
+from nexusq_server.store import NewTask, Store, now_us
 from tests.conftest import WorkerProcess, eventually
 
 
@@ -64,3 +68,24 @@ def test_a_share_that_can_not_be_is_refused_and_lines_are_bounded() -> None:
     task.log("x" * 1000)
     assert task._said is not None
     assert (20, "81", 500) == (len(task._said.lines), task._said.lines[0], len(task._said.lines[-1]))
+
+
+def test_what_another_worker_or_attempt_says_is_not_written(store: Store, redis_client: redis.Redis) -> None:
+    # given a task that worker a has claimed for the first time
+    task = NewTask(ids.new_id(), "ECHO", b"1", "default", None, now_us())
+    store.submit([task])
+    store.claim("a", [(task, 1)])
+    key = f"nexusq:task:{task.task_id}"
+
+    # when others speak of it, or of a task that is not there
+    said = (0.5, "half", ("line",))
+    assert 0 == store.note("b", [(task.task_id, 1, *said)])
+    assert 0 == store.note("a", [(task.task_id, 2, *said), (ids.new_id(), 1, *said)])
+
+    # then nothing is written; what the worker itself says is, and only what it says
+    assert {"progress", "progressText", "log"}.isdisjoint(redis_client.hgetall(key))
+    assert 1 == store.note("a", [(task.task_id, 1, None, "", ("line",))])
+    assert ["line"] == msgspec.json.decode(redis_client.hget(key, "log"))
+    assert "progress" not in redis_client.hgetall(key)
+    assert 1 == store.note("a", [(task.task_id, 1, 0.5, "half", ())])
+    assert ("0.5", "half") == (redis_client.hget(key, "progress"), redis_client.hget(key, "progressText"))
