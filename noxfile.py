@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import nox
@@ -92,12 +93,27 @@ def format_(session: nox.Session) -> None:
 
 @nox.session
 def notebooks(session: nox.Session) -> None:
-    """Execute the notebooks on the embedded cluster, in place: what is saved is what they print."""
+    """Execute the notebooks (or those named) on the embedded cluster, in place; `-- --check` saves nothing."""
     install(session, "dev")
-    for notebook in sorted(Path("notebooks").glob("*.ipynb")):
-        # Not `jupyter execute`: that one would save at what time each cell ran.
-        options = ("--execute", "--inplace", "--ExecutePreprocessor.record_timing=False")
-        session.run("jupyter", "nbconvert", *options, str(notebook))
+    names = [word for word in session.posargs if word != "--check"]
+    # Not `jupyter execute`: that one would save at what time each cell ran.
+    options = ("--execute", "--ExecutePreprocessor.record_timing=False", "--ExecutePreprocessor.timeout=300")
+    with tempfile.TemporaryDirectory() as folder:
+        check = ("--to", "notebook", "--output-dir", folder)
+        for name in names or sorted(map(str, Path("notebooks").glob("*.ipynb"))):
+            session.run(
+                *("jupyter", "nbconvert", "--log-level", "WARN", *options),
+                *(check if "--check" in session.posargs else ("--inplace",)),
+                name,
+                env={"NEXUSQ_URL": None},
+            )
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Drive a JupyterLab in a headless Chromium; pictures go to .ci/artifacts (`-- --artifacts FOLDER`)."""
+    install(session, "browser")
+    session.run("pytest", "tests/browser", *session.posargs)
 
 
 @nox.session
@@ -115,6 +131,7 @@ def lock(session: nox.Session) -> None:
     for name, options in {
         "local": ["pyproject.toml", "--extra", "local"],
         "dev": ["pyproject.toml", "--extra", "dev"],
+        "browser": ["pyproject.toml", "--extra", "browser"],
         "build": ["requirements/build.in"],
     }.items():
         session.run(
