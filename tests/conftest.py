@@ -56,6 +56,9 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Addresses]:
         return
     with nexusq_sdk.local(workers=1, tasks=HANDLERS) as running:
         yield Addresses(running.url, running.redis_url, running.kafka)
+        # Whatever the tests asked for, the API never failed at it: it answered or refused.
+        log = (running.logs / "api.log").read_text()
+        assert "ERROR nexusq_server.problems" not in log, log[-20_000:]
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,7 @@ def test_of_many_wrong_rows_the_first_are_listed_and_all_are_counted(http: httpx
     assert list(range(20)) == [error["row"] for error in problem["errors"]]
 
 
-@pytest.mark.parametrize(("name", "hint"), [("ECH", "did you mean ECHO?"), ("email_send", "did you mean EMAIL_SEND?")])
+@pytest.mark.parametrize(("name", "hint"), [("ECH", "did you mean ECHO"), ("email_send", "did you mean EMAIL_SEND?")])
 def test_an_unknown_type_is_refused_with_the_nearest_names_and_what_to_do(
     http: httpx.Client, name: str, hint: str
 ) -> None:

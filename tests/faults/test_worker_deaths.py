@@ -90,10 +90,10 @@ def test_only_tasks_that_had_started_are_charged_an_attempt_when_their_worker_is
         ids = [f"{batch.id}-{index}" for index in range(8)]
         return {name for name in ids if redis_client.hget(task_key(name), "worker") == victim.id}
 
-    def several_are_claimed() -> None:
-        assert len(claimed()) >= 2
+    def some_are_claimed() -> None:
+        assert claimed()
 
-    eventually(several_are_claimed)
+    eventually(some_are_claimed)
     held = claimed()
 
     # when it is killed, and another one is there
