@@ -15,9 +15,6 @@ from nexusq_sdk.drawers import Drawer, Example
 from nexusq_sdk.progress_text import describe, finished
 from nexusq_sdk.protocol.wire import BatchView, TaskError
 
-#: Kinds of errors that are asked for an example.
-EXAMPLES = 10
-
 
 def drawer(cancel: Callable[[], object] | None, example: Example | None, view: BatchView | None = None) -> Drawer:
     """Give a widget, or HTML that is updated in its place where ipywidgets is not installed. `view`: shown at first."""
@@ -57,7 +54,7 @@ class HtmlDrawer:
 
     def _learn(self, view: BatchView) -> None:
         """Ask for an error of each kind that is new: a call for each kind, once."""
-        for kind in view.errors[:EXAMPLES]:
+        for kind in view.errors[: handle_html.SHOWN_ERRORS]:
             if self._ask is not None and kind.type not in self._asked:
                 self._asked.add(kind.type)
                 found = self._ask(kind.task_id)
@@ -94,8 +91,12 @@ class WidgetDrawer(HtmlDrawer):
         self._cancel = cancel
         self._note = ""
         self._ended = False
+        self._widgets = ipywidgets
         self._counters = ipywidgets.HTML()
-        self._failures = ipywidgets.HTML()
+        #: For each type of errors its count, what unfolds, and both side by side.
+        self._rows: dict[str, tuple[Any, Any, Any]] = {}
+        self._failures = ipywidgets.VBox()
+        self._more = ipywidgets.HTML()
         self._button = ipywidgets.Button(
             description="Cancel",
             icon="stop",
@@ -115,11 +116,25 @@ class WidgetDrawer(HtmlDrawer):
         if finished(view):
             self.stop()
             return
-        # Apart from the counters: what somebody has unfolded stays so while they move.
         self._counters.value = handle_html.batch(view, pace, None, self._note, errors_too=False)
-        failures = handle_html.errors(view, self._examples)
-        if failures != self._failures.value:
-            self._failures.value = failures
+        self._show_failures(view)
+
+    def _show_failures(self, view: BatchView) -> None:
+        """Count the errors; what unfolds is written once, since it would close if it were written anew."""
+        rows = []
+        for kind in view.errors[: handle_html.SHOWN_ERRORS]:
+            if kind.type not in self._rows:
+                pair = (self._widgets.HTML(), self._widgets.HTML())
+                pair[1].value = handle_html.error_example(kind, self._examples.get(kind.type))
+                self._rows[kind.type] = (*pair, self._widgets.HBox(pair))
+            count, _, row = self._rows[kind.type]
+            count.value = handle_html.error_count(kind)
+            rows.append(row)
+        self._more.value = handle_html.more_errors(view)
+        if self._more.value:
+            rows.append(self._more)
+        if [*self._failures.children] != rows:
+            self._failures.children = rows
 
     def away(self, error: str) -> None:
         """Say so below the counters."""
@@ -130,7 +145,8 @@ class WidgetDrawer(HtmlDrawer):
         if not self._ended:
             self._ended = True
             self._update(self._note)
-            for widget in (self._counters, self._failures, self._button, self._box):
+            parts = [widget for row in self._rows.values() for widget in row]
+            for widget in (*parts, self._more, self._counters, self._failures, self._button, self._box):
                 widget.close()
 
     def repeat(self) -> None:
@@ -147,6 +163,8 @@ class WidgetDrawer(HtmlDrawer):
             assert self._cancel is not None
             self._cancel()
             self._note = "Cancelled. batch.retry_failed(cancelled=True) takes it back."
+            if self._ended:  # it was drawn for the last time before this was known
+                self._update(self._note)
         except Exception as error:  # shown: nobody else would hear of it
             self._note = f"It could not be cancelled: {error}"
             self._button.disabled = False

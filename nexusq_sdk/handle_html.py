@@ -48,12 +48,12 @@ def batch(
 ) -> str:
     """Show a batch: a bar, the counts, how fast, the errors by type. `examples`: an error of each type, to unfold."""
     name = f" “{text(view.name)}”" if view.name else ""
-    title = f"<b>{text(view.task_type)}</b>{name} <span style='{_MUTED}'>{state(view)}</span>"
+    title = f"<b>{_named(view.task_type)}</b>{name} <span style='{_MUTED}'>{state(view)}</span>"
     times = ""
     if view.p50_seconds is not None and view.p95_seconds is not None:
         times = f" · p50 {span(view.p50_seconds)}, p95 {span(view.p95_seconds)}"
     return (
-        f"<div style='{_FONT};max-width:640px'>"
+        f"<div style='{_FONT};max-width:720px'>"
         f"<div>{title} · {text(describe(view, pace))}</div>"
         f"{segments(view)}"
         f"<div>{counts(view)}<span style='{_MUTED}'>{times}</span></div>"
@@ -95,14 +95,34 @@ def errors(view: BatchView, examples: dict[str, TaskError] | None = None) -> str
     if not view.errors:
         return ""
     listed = "".join(_error(kind, (examples or {}).get(kind.type)) for kind in view.errors[:SHOWN_ERRORS])
+    return f"<div style='margin:4px 0'>{listed}{more_errors(view)}</div>"
+
+
+def more_errors(view: BatchView) -> str:
+    """Say how many types of errors are not listed."""
     more = len(view.errors) - SHOWN_ERRORS
-    if more > 0:
-        listed += f"<div style='{_MUTED}'>... and {more} more types</div>"
-    return f"<div style='margin:4px 0'>{listed}</div>"
+    return f"<div style='{_FONT};{_MUTED}'>... and {more} more types</div>" if more > 0 else ""
+
+
+def error_count(kind: ErrorKind) -> str:
+    """Say how often there was an error of a type, apart from what unfolds: that would close when it is written anew."""
+    return f"<div style='{_FONT}'>{_red(f'{kind.count:,} ×')}</div>"
+
+
+def error_example(kind: ErrorKind, example: TaskError | None) -> str:
+    """Show a type of errors without its count."""
+    return f"<div style='{_FONT}'>{_unfolding(_red(kind.type), kind, example)}</div>"
 
 
 def _error(kind: ErrorKind, example: TaskError | None) -> str:
-    title = f"<b style='color:{COLOURS[Status.FAILED]}'>{kind.count:,} × {text(kind.type)}</b>"
+    return _unfolding(_red(f"{kind.count:,} × {kind.type}"), kind, example)
+
+
+def _red(title: str) -> str:
+    return f"<b style='color:{COLOURS[Status.FAILED]}'>{text(title)}</b>"
+
+
+def _unfolding(title: str, kind: ErrorKind, example: TaskError | None) -> str:
     if example is None:
         return f"<div>{title}</div>"
     said = example.traceback or f"{example.type}: {example.message}"
@@ -144,9 +164,14 @@ def task(task_id: str, view: TaskView | None, label: object = None) -> str:
     )
     said = f"<span style='color:{COLOURS[view.status]}'>●</span> {view.status.value.lower().replace('_', ' ')}"
     return (
-        f"<div style='{_FONT}'><b>{text(view.task_type)}</b> {said}"
+        f"<div style='{_FONT}'><b>{_named(view.task_type)}</b> {said}"
         f"<table style='margin:2px 0;font-size:12px'>{table}</table></div>"
     )
+
+
+def _named(task_type: str) -> str:
+    """Give a task type as a title; of a function by value its name alone."""
+    return text(task_type.partition(":")[2] if is_call(task_type) else task_type)
 
 
 def text(value: object) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import nbformat
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FloatRect, Locator, Page, expect
 
 from nexusq_server.local.cluster import free_ports
 from tests.conftest import eventually
@@ -137,11 +137,17 @@ class LabNotebook:
         self.page.locator(".jp-Dialog .jp-mod-accept").click()
         self._kernel_is_idle()
 
-    def picture(self, name: str, of: Locator | None = None) -> Path:
-        """Keep a picture of the page, or of a part of it, among the artifacts."""
-        file = self._artifacts / f"{name}.png"
-        (of or self.page).screenshot(path=file)
-        return file
+    def picture(self, name: str, first: Locator | None = None, last: Locator | None = None) -> None:
+        """Keep a picture of the page among the artifacts, or of what stands from one cell to another."""
+        clip: FloatRect | None = None
+        if first is not None and last is not None:
+            first.scroll_into_view_if_needed()
+            above, below = first.bounding_box(), last.bounding_box()
+            assert above is not None
+            assert below is not None
+            height = below["y"] + below["height"] - above["y"]
+            clip = {"x": above["x"], "y": above["y"], "width": above["width"], "height": height}
+        self.page.screenshot(path=self._artifacts / f"{name}.png", clip=clip)
 
     def _kernel_is_idle(self) -> None:
         expect(self.page.locator("#jp-bottom-panel")).to_contain_text("(ipykernel) | Idle", timeout=PATIENCE)

@@ -18,6 +18,9 @@ from tests.conftest import ROOT, eventually
 pytestmark = pytest.mark.timeout(400)
 Open = Callable[[str], LabNotebook]
 
+WAITS = """batch = client.submit_batch("SLEEP", [{"seconds": 0}] * 5 + [{"seconds": 90}] * 3, name="nightly")
+batch.progress()
+batch.wait()"""
 CONNECT = """import os
 import time
 
@@ -29,15 +32,16 @@ client = nexusq_sdk.Client(os.environ["NEXUSQ_URL"])"""
 WATCHED = """def calibrate(sensor, reading):
     time.sleep(0.05)
     if sensor % 97 == 13:
-        raise ValueError(f"sensor {sensor} reads {reading}, which is below zero")
+        raise ValueError(f"sensor {sensor} is out of order")
     return 1.8 * reading + 32
 
 
 readings = pd.DataFrame({"sensor": range(4000), "reading": 20.5})
-batch = client.map(calibrate, readings, executor="thread", max_attempts=1, name="NAME")
+batch = client.map(calibrate, readings, executor="thread", max_attempts=1, name="calibration")
 batch.progress()"""
-FRAME = """batch.wait()
-readings.join(batch.frame())[["sensor", "status", "result", "error_type", "duration"]].head(4)"""
+FRAME = """outcomes = readings.join(batch.frame())
+outcomes[["sensor", "status", "result", "error", "duration"]].iloc[11:15]"""
+ENDED = """batch.wait().frame()["status"].value_counts()"""
 
 #: How JupyterLab shows a traceback, and what is printed to stderr.
 RAISED = "[data-mime-type='application/vnd.jupyter.stderr']"
@@ -74,7 +78,7 @@ def test_the_widget_moves_unfolds_its_errors_and_its_button_cancels_the_batch(
     open_notebook: Open, folder: Path, client: nexusq_sdk.Client
 ) -> None:
     # given a batch that takes a while, and its widget
-    write_notebook(folder / "watch.ipynb", [CONNECT, WATCHED.replace("NAME", "calibration"), FRAME])
+    write_notebook(folder / "watch.ipynb", [CONNECT, WATCHED, FRAME, ENDED])
     notebook = open_notebook("watch.ipynb")
     notebook.run(0)
     notebook.run(1)
@@ -89,14 +93,18 @@ def test_the_widget_moves_unfolds_its_errors_and_its_button_cancels_the_batch(
 
     # and what is unfolded stays so while it moves on
     shown.locator("summary").click()
-    expect(shown.locator("pre")).to_contain_text(re.compile(r"ValueError: sensor \d+ reads 20.5, which is below zero"))
+    expect(shown.locator("pre")).to_contain_text(re.compile(r"ValueError: sensor \d+ is out of order"))
     notebook.picture("progress-unfolded")
     unfolded = share(bar)
     eventually(lambda: _more(bar, unfolded))
     expect(shown.locator("pre")).to_be_visible()
     shown.locator("summary").click()
     eventually(lambda: _more(bar, 24))
-    notebook.picture("progress")
+
+    # and the outcomes so far are a table
+    notebook.run(2)
+    expect(notebook.output(2).locator("table")).to_contain_text("sensor 13 is out of order")
+    notebook.picture("progress", notebook.cell(1), notebook.cell(2))
 
     # when its button is pressed
     shown.get_by_role("button", name="Cancel").click()
@@ -107,8 +115,9 @@ def test_the_widget_moves_unfolds_its_errors_and_its_button_cancels_the_batch(
     expect(shown).to_contain_text("Cancelled. batch.retry_failed(cancelled=True) takes it back.", timeout=PATIENCE)
     expect(shown.get_by_role("button")).to_have_count(0)
     expect(shown.locator("[role=progressbar]")).to_have_attribute("aria-valuenow", "100")
-    notebook.run(2)
-    expect(notebook.output(2).last.locator("table")).to_contain_text("COMPLETED")
+    notebook.run(3)
+    expect(notebook.output(3)).to_contain_text(re.compile(rf"CANCELLED\s+{batch.counts()['CANCELLED']}"))
+    shown.scroll_into_view_if_needed()
     notebook.picture("cancelled")
 
 
@@ -118,11 +127,10 @@ def test_a_cell_that_waits_is_interrupted_and_a_restarted_kernel_takes_the_batch
     # given a cell that waits for a batch that takes a while
     sources = [
         CONNECT,
-        'batch = client.submit_batch("SLEEP", [{"seconds": 0}] * 5 + [{"seconds": 90}] * 3, name="nightly")\n'
-        "batch.progress()\nbatch.wait()",
+        WAITS,
         "len(batch), batch.done()",
         'again = client.batch("nightly")\nagain.progress()',
-        "again.cancel().wait()\nagain.frame()['status'].value_counts()",
+        'again.cancel().wait()\nagain.frame()["status"].value_counts()',
     ]
     write_notebook(folder / "interrupt.ipynb", sources)
     notebook = open_notebook("interrupt.ipynb")

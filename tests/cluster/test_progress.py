@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -110,6 +111,29 @@ def test_a_button_that_can_not_cancel_says_why_and_can_be_pressed_again(
     eventually(lambda: _in("False", str(drawer._button.disabled)))
     drawer.draw(batch.info(), None)
     assert "&lt;b&gt;Redis&lt;/b&gt; is away" in drawer._counters.value
+    drawer.stop()
+
+
+def test_what_unfolds_is_not_written_anew_while_its_count_moves(client: nexusq_sdk.Client, shown: Shown) -> None:
+    # given a widget that shows a batch with a failure
+    batch = client.submit_batch("DIVIDE", [{"a": 1, "b": 0}]).wait(timeout=30)
+    view = msgspec.structs.replace(batch.info(), size=10)
+    drawer = WidgetDrawer(None, batch._example, None)
+    drawer.draw(view, None)
+    count, example, _ = drawer._rows["ZeroDivisionError"]
+    assert "1 ×" in count.value
+    assert "<details>" in example.value
+    before = example.value
+
+    # when there are more of its type
+    [kind] = view.errors
+    more = msgspec.structs.replace(kind, count=7, task_id=f"{batch.id}-7")
+    drawer.draw(msgspec.structs.replace(view, errors=[more]), None)
+
+    # then its count says so, and what a reader may have unfolded is what it was
+    assert "7 ×" in count.value
+    assert before == example.value
+    assert 1 == len(drawer._failures.children)
     drawer.stop()
 
 
