@@ -25,10 +25,7 @@ def artifacts(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    try:
-        program = find_chromium()
-    except FileNotFoundError as error:
-        pytest.fail(str(error), pytrace=False)
+    program = find_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield browser

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import nbformat
+import pytest
 from playwright.sync_api import FloatRect, Locator, Page, expect
 
 from nexusq_server.local.cluster import free_ports
@@ -35,15 +36,16 @@ SETTINGS = {
 
 
 def find_chromium() -> str:
-    """Give `NEXUSQ_CHROMIUM`, or the Chromium that is on PATH."""
+    """Give `NEXUSQ_CHROMIUM`, or the Chromium that is on PATH; fail where there is none."""
     named = os.environ.get("NEXUSQ_CHROMIUM")
     for name in [named] if named else CHROMIUMS:
         found = shutil.which(name)
         if found:
             return found
-    raise FileNotFoundError(
+    pytest.fail(
         f"expected a Chromium in a program named by NEXUSQ_CHROMIUM or on PATH, got {named or 'none'} (looked for "
-        f"{', '.join(CHROMIUMS)}). Install one: `apt-get install chromium`, `brew install --cask chromium`"
+        f"{', '.join(CHROMIUMS)}). Install one: `apt-get install chromium`, `brew install --cask chromium`",
+        pytrace=False,
     )
 
 
