@@ -105,7 +105,8 @@ class Submits:
 
         The function is sent once, by value: one that was defined in a cell will do. What it refers to comes along,
         except for what is imported: packages, which the workers must have in the same major version, with the same
-        Python, and modules of one's own, which come along after ``cloudpickle.register_pickle_by_value(module)``. Values of a row are anything that can be pickled. A worker's process keeps the function
+        Python, and modules of one's own, which come along after ``cloudpickle.register_pickle_by_value(module)``.
+        Values of a row are anything that can be pickled. A worker's process keeps the function
         for its next calls: what it puts into its globals, such as a model that is loaded once, is there again.
 
         Parameters
