@@ -87,6 +87,7 @@ def test_a_task_is_answered_with_its_id_and_later_with_all_that_is_known_of_it(h
     assert timedelta(0) == times[0].utcoffset()
     assert times[0] > datetime.now(UTC) - timedelta(minutes=5)
     assert seen.pop("worker")
+    assert datetime.fromisoformat(seen.pop("expiresAt")) > times[-1]
     same = {"a": [1, "zwei"]}
     assert seen == {
         "taskId": task_id,
@@ -96,6 +97,7 @@ def test_a_task_is_answered_with_its_id_and_later_with_all_that_is_known_of_it(h
         "result": same,
         "attempt": 1,
         "queue": "default",
+        "priority": "normal",
     }
 
 
