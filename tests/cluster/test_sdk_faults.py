@@ -95,7 +95,7 @@ def test_chunks_whose_answers_were_lost_submit_nothing_twice(
     relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = tmp_path / "ledger"
-    monkeypatch.setattr("nexusq_sdk.client.CHUNK_TASKS", 20)
+    monkeypatch.setattr("nexusq_sdk.sending.CHUNK_TASKS", 20)
     with nexusq_sdk.Client(relay.url) as client:
         # given that the first two answers are swallowed
         relay.to_swallow = 2
