@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
@@ -368,6 +368,7 @@ def create_app(settings: Settings) -> Starlette:
     ]
     handlers: dict[Any, Any] = {
         problems.Refusal: problems.on_refusal,
+        ClientDisconnect: problems.on_disconnect,
         HTTPException: problems.on_http_error,
         RedisError: on_redis_error,
         Exception: problems.on_failure,

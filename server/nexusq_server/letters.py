@@ -79,7 +79,7 @@ def _letter(name: str, score: float, state: bytes | list[bytes | None] | None) -
     task_type, payload, error, history, attempt, queue, status = state
     if task_type is None or status != b"FAILED" or error is None:
         return None
-    failure = msgspec.json.decode(error, type=TaskError)
+    failure = _failure(error)
     split = ids.split_task_id(name)
     return DeadLetter(
         reason=f"{failure.type}: {failure.message[:500]}",
@@ -93,6 +93,14 @@ def _letter(name: str, score: float, state: bytes | list[bytes | None] | None) -
         error=failure,
         history=msgspec.json.decode(history, type=list[FailedAttempt]) if history else [],
     )
+
+
+def _failure(error: bytes) -> TaskError:
+    """Read a task's error; one that somebody else wrote in another form is shown as it stands."""
+    try:
+        return msgspec.json.decode(error, type=TaskError)
+    except msgspec.DecodeError:
+        return TaskError(type="Unknown", message=error.decode("utf-8", "replace"))
 
 
 def _matches(letter: DeadLetter, task_type: str | None, batch: str | None) -> bool:

@@ -198,6 +198,11 @@ def on_http_error(request: Request, error: Exception) -> Response:
     )
 
 
+def on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's signature
+    """End a request whose client has gone away while it was still sending: nobody reads the answer."""
+    return Response(status_code=400)
+
+
 def on_failure(request: Request, error: Exception) -> Response:
     """Answer what nobody foresaw; the log has the rest."""
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)

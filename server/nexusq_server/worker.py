@@ -1,7 +1,6 @@
 """The worker: polls, claims, starts, settles, commits. The loop runs in one thread and never waits for a handler.
 
-Around it: the executors, the settler, durability, a scheduler; the lease is kept by a process of its own. What they
-share is said in each.
+Around it: executors, settler, durability, scheduler; a process of its own keeps the lease. Each says what it shares.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ class Worker:
         self.scheduler.end()
         waiting = [claimed for executor in self.executors.values() for claimed in executor.take_back()]
         self._hand_back(waiting)
-        while not self._idle() and time.monotonic() < deadline:
+        while time.monotonic() < deadline and not all(executor.idle() for executor in self.executors.values()):
             self.intake.hold(self.intake.topics)
             self.intake.poll(0)
             self.lease.tend()
@@ -148,9 +147,6 @@ class Worker:
         self.health.end()
         log.info("worker %s has stopped after %d tasks", self.id, self.settler.count)
 
-    def _idle(self) -> bool:
-        return all(executor.idle() for executor in self.executors.values())
-
     def _hand_back(self, tasks: list[Claimed]) -> None:
         """Give tasks back, without charging an attempt: whoever polls their records next may start them at once."""
         if not tasks:
@@ -161,7 +157,7 @@ class Worker:
         except redis.RedisError as error:
             log.warning("Redis is away: what was claimed is taken over when the lease has ended: %s", error)
         for claimed in tasks:
-            self._held.pop(claimed.received.task.task_id, None)
+            self._let_go(claimed)
 
     def _tend(self) -> None:
         """See to what is not urgent, a few times a second."""
@@ -341,13 +337,18 @@ class Worker:
     def _settled(self, settled: list[Claimed]) -> None:
         self.offsets.settled(claimed.received.place for claimed in settled)
         for claimed in settled:
-            self._held.pop(claimed.received.task.task_id, None)
-            self.settler.parked.discard(claimed.received.task.task_id)
+            if self._let_go(claimed):
+                self.settler.parked.discard(claimed.received.task.task_id)
 
     def _not_mine(self, dropped: list[Claimed]) -> None:
         for claimed in dropped:
-            self._held.pop(claimed.received.task.task_id, None)
+            self._let_go(claimed)
             self._returned.append(claimed.received)
+
+    def _let_go(self, claimed: Claimed) -> bool:
+        """Take a task out of hand; False if another attempt at it is in hand: an outcome may be written again later."""
+        task_id = claimed.received.task.task_id
+        return self._held.get(task_id) is claimed and self._held.pop(task_id, None) is not None
 
     def _lease_fields(self) -> dict[str, str | int]:
         return {
