@@ -71,6 +71,7 @@ class Intake:
         self._adrift: set[TopicPartition] = set()  # to be read again from the commit, once Kafka says where that is
         self._topics: dict[str, tuple[str, Priority]] = {}  # topic → queue, priority
         self._paused: set[str] = set()
+        self._commits_fail = False
         self._consumers: dict[str, KafkaConsumer] = {}
         for queue in settings.queues:
             names = {topic(queue, priority): (queue, priority) for priority in Priority}
@@ -87,6 +88,14 @@ class Intake:
     def topics(self) -> set[str]:
         """The topics that are read."""
         return set(self._topics)
+
+    def members(self) -> dict[str, str]:
+        """Give who this worker is to each of its groups, for whoever takes it out when it has died.
+
+        Not a static member: its group is to wait for it.
+        """
+        found = (consumer.group_metadata() for consumer in self._consumers.values())
+        return {seen.group_id: seen.member_id for seen in found if seen.member_id and not seen.group_instance_id}
 
     def poll(self, seconds: float) -> list[Received]:
         """Give the tasks that have come, waiting at most so long for the first of them."""
@@ -152,10 +161,13 @@ class Intake:
                 log.warning("a group was left without saying so: %s", error)
 
     def _commit_ended(self, offsets: dict[TopicPartition, OffsetAndMetadata], answer: object) -> None:
-        if isinstance(answer, Exception):
-            log.warning("offsets were not committed; they are again with the next: %s", answer)
+        failed = isinstance(answer, Exception)
+        if failed:
             for partition in offsets:
                 self._committed.pop(partition, None)
+            if not self._commits_fail:  # said once, not ten times a second while Kafka is away
+                log.warning("offsets were not committed; they are again with the next, until it succeeds: %s", answer)
+        self._commits_fail = failed
 
     def _go_back(self, consumer: KafkaConsumer) -> None:
         """Go on from the last commit where that is due. While Kafka does not say where that is, nothing is taken there.

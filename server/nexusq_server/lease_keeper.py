@@ -1,10 +1,10 @@
 """Renews a worker's lease from a process of its own, so that no handler can keep it from doing so.
 
 A handler that holds the interpreter's lock for a minute, or starves the machine, does not make its worker look dead.
-The worker writes its fields to this process's standard input, a line of JSON each time; the line ``end`` gives the
+The worker writes how it is to this process's standard input, a line of JSON each time; the line ``end`` gives the
 lease back. When the input ends without that, the worker has died: what its slots say was running is written down for
-those who take it over, and the lease ends at once. A worker that is stopped (SIGSTOP) is not renewed for: it may be
-stopped for good.
+those who take it over, the lease ends at once, and it is taken out of its consumer groups. A worker that is stopped
+(SIGSTOP) is not renewed for: it may be stopped for good.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ class Keeper:
         self._worker = worker
         self._lease = settings.lease
         self._slots = slots
+        self._settings = settings
         self._store = Store(connect(settings), settings)
         self._parent = os.getppid()
         self._fields: Mapping[str, str] = {}
+        self._members: Mapping[str, str] = {}  # group → the id that Kafka knows the worker by
         self._input = b""
 
     def run(self) -> None:
@@ -90,7 +92,8 @@ class Keeper:
             return False
         if lines:
             first = not self._fields
-            self._fields = json.loads(lines[-1])
+            told = json.loads(lines[-1])
+            self._fields, self._members = told["lease"], told["members"]
             if first and self._renew(self._lease):
                 self._slots.renewed = time.monotonic()
         return None
@@ -122,7 +125,14 @@ class Keeper:
             except redis.RedisError:
                 time.sleep(LOOK_SECONDS)
             else:
-                return
+                break
+        if died and self._members:
+            # Only now: Kafka's client takes memory that a keeper needs at no other time.
+            from nexusq_server.membership import leave_for  # noqa: PLC0415 - as said
+
+            fault = leave_for(self._settings, self._members)
+            if fault is not None:
+                print(f"{self._worker} leaves its groups when its sessions end: {fault}", file=sys.stderr, flush=True)
 
 
 def main() -> None:

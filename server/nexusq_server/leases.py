@@ -24,15 +24,21 @@ TELL_SECONDS = 1.0
 
 
 class Lease:
-    """The worker's end. `fields` tells what the lease shows of the worker."""
+    """The worker's end. `fields` tells what the lease shows of the worker, `members` who it is to its Kafka groups."""
 
     def __init__(
-        self, settings: Settings, worker: str, slots: Slots, fields: Callable[[], Mapping[str, str | int]]
+        self,
+        settings: Settings,
+        worker: str,
+        slots: Slots,
+        fields: Callable[[], Mapping[str, str | int]],
+        members: Callable[[], Mapping[str, str]],
     ) -> None:
         self._settings = settings
         self._worker = worker
         self._slots = slots
         self._fields = fields
+        self._members = members
         self._keeper: subprocess.Popen[bytes] | None = None
         self._told = 0.0
 
@@ -48,7 +54,8 @@ class Lease:
         elif now - self._told < TELL_SECONDS:
             return
         self._told = now
-        self._tell(json.dumps({name: str(value) for name, value in self._fields().items()}).encode())
+        fields = {name: str(value) for name, value in self._fields().items()}
+        self._tell(json.dumps({"lease": fields, "members": dict(self._members())}).encode())
 
     def held(self) -> bool:
         """Whether the lease will surely last a little longer."""
@@ -69,7 +76,8 @@ class Lease:
         command = [sys.executable, "-m", "nexusq_server.lease_keeper", self._worker]
         command += [str(self._slots.fileno), str(self._slots.count)]
         lease = f"{self._settings.lease.total_seconds() * 1000:.0f}ms"
-        environment = os.environ | {"NEXUSQ_REDIS": self._settings.redis, "NEXUSQ_LEASE": lease}
+        stores = {"NEXUSQ_REDIS": self._settings.redis, "NEXUSQ_KAFKA": ",".join(self._settings.kafka)}
+        environment = os.environ | stores | {"NEXUSQ_LEASE": lease}
         return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, pass_fds=[self._slots.fileno])
 
     def _tell(self, line: bytes) -> None:

@@ -78,7 +78,7 @@ class Worker:
             self.store, self.id, self.dead_letters, self._policies.next_wait, self._settled, self._not_mine
         )
         self.slots, self.executors = make_places(settings, self.settler.add)
-        self.lease = Lease(settings, self.id, self.slots, self._lease_fields)
+        self.lease = Lease(settings, self.id, self.slots, self._lease_fields, self.intake.members)
         self.durability = Durability(client, self.offsets.committable, self.settler)
         self.scheduler = Scheduler(settings)
         self.health = Health(settings, self.ready)

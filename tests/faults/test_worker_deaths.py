@@ -36,6 +36,13 @@ def some_have_run(ledger: Path, count: int) -> Callable[[], None]:
     return check
 
 
+def has_run_for(redis_client: redis.Redis, seconds: int) -> Callable[[], None]:
+    def check() -> None:
+        assert redis_client.info("server")["uptime_in_seconds"] > seconds
+
+    return check
+
+
 def test_a_worker_stopped_and_started_in_mid_batch_loses_nothing_and_runs_nothing_twice(
     client: nexusq_sdk.Client, queue: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -134,6 +141,26 @@ def test_a_worker_killed_together_with_its_keeper_is_taken_over_within_fifteen_s
     assert time.monotonic() - killed < 15
     task.wait(timeout=10)
     assert "COMPLETED" == task.status
+
+
+def test_a_killed_workers_tasks_do_not_wait_for_its_lease_or_its_kafka_session_to_end(
+    client: nexusq_sdk.Client, queue: str, crew: Crew, ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    # given two workers whose leases and sessions last 40 s, one of which runs a task; and a Redis that has not just
+    # been started, which would be a reason to wait
+    hands = {hand.pid: hand for hand in crew.start(queue, count=2, NEXUSQ_LEASE="40s")}
+    eventually(has_run_for(redis_client, 40), 60)
+    task = client.submit("TRACE", ledger.rows(1, 1.5)[0], queue=queue)
+    eventually(lambda: ledger.has(1))
+    victim = hands[ledger.runs()[0].pid]
+
+    # when it is killed in the middle
+    victim.kill()
+
+    # then its task runs elsewhere long before: whoever kept its lease has said that it is dead
+    task.wait(timeout=20)
+    assert "COMPLETED" == task.status
+    assert 2 == ledger.count()["0"]
 
 
 def test_a_worker_that_leaves_processes_behind_is_seen_to_be_dead_all_the_same(
