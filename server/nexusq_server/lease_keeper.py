@@ -28,6 +28,8 @@ from nexusq_server.store import Store, connect
 DEAD = timedelta(0)
 #: How often it looks whether its worker is stopped, and tries again when Redis is away.
 LOOK_SECONDS = 0.5
+#: How long it tries to tell Kafka that its worker has died.
+LEAVE_SECONDS = 30.0
 
 
 def is_stopped(process: int) -> bool:
@@ -73,12 +75,7 @@ class Keeper:
             elif not stopped:
                 noted = False
             if self._fields and now >= next_renewal and not stopped:
-                # The clock is read before the call: the lease in Redis can only last longer than the worker believes.
-                if self._renew(self._lease):
-                    self._slots.renewed = now
-                    next_renewal = now + pause
-                else:
-                    next_renewal = now + LOOK_SECONDS
+                next_renewal = now + (pause if self._renew() else LOOK_SECONDS)
 
     def _read(self, seconds: float) -> bool | None:
         """Take what has come in. None: go on; else whether the worker died."""
@@ -94,16 +91,19 @@ class Keeper:
             first = not self._fields
             told = json.loads(lines[-1])
             self._fields, self._members = told["lease"], told["members"]
-            if first and self._renew(self._lease):
-                self._slots.renewed = time.monotonic()
+            if first:
+                self._renew()
         return None
 
-    def _renew(self, lease: timedelta) -> bool:
+    def _renew(self) -> bool:
+        # The clock is read before the call: the lease in Redis can only last longer than the worker believes.
+        until = time.monotonic() + self._lease.total_seconds()
         try:
-            self._store.renew_lease(self._worker, lease, self._fields, self._slots.running())
+            lasted = self._store.renew_lease(self._worker, self._lease, self._fields, self._slots.running())
         except redis.RedisError as error:
             print(f"the lease of {self._worker} could not be renewed: {error}", file=sys.stderr, flush=True)
             return False
+        self._slots.renew(until, anew=not lasted)
         return True
 
     def _note_running(self) -> bool:
@@ -127,12 +127,19 @@ class Keeper:
             else:
                 break
         if died and self._members:
-            # Only now: Kafka's client takes memory that a keeper needs at no other time.
-            from nexusq_server.membership import leave_for  # noqa: PLC0415 - as said
+            self._leave_groups()
 
-            fault = leave_for(self._settings, self._members)
-            if fault is not None:
+    def _leave_groups(self) -> None:
+        """Take the worker out of its groups; while Kafka is away, try for a while: back, it waits for dead members."""
+        # Only now: Kafka's client takes memory that a keeper needs at no other time.
+        from nexusq_server.membership import leave_for  # noqa: PLC0415 - as said
+
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while (fault := leave_for(self._settings, self._members)) is not None:
+            if time.monotonic() > deadline:
                 print(f"{self._worker} leaves its groups when its sessions end: {fault}", file=sys.stderr, flush=True)
+                return
+            time.sleep(LOOK_SECONDS)
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ class Lease:
 
     def held(self) -> bool:
         """Whether the lease will surely last a little longer."""
-        return time.monotonic() - self._slots.renewed < 0.8 * self._settings.lease.total_seconds()
+        return self._slots.covers(self._slots.lease, 0.2 * self._settings.lease.total_seconds())
 
     def end(self) -> None:
         """Give the lease back: what this worker still held may be taken over at once."""

@@ -99,6 +99,7 @@ class Executor(ABC):
         self._freed = freed or threading.Event()
         self._in_hand: set[Run] = set()
         self._queued: dict[Run, None] = {}
+        self._lapsed: deque[Claimed] = deque()  # not started, since their lease had run out: as the next
         self._last_notes: deque[Note] = deque()  # of runs that have ended: added by their threads, taken by the loop
         self._running: list[Run | None] = [None] * places  # each entry is written by whoever serves the place
 
@@ -181,9 +182,20 @@ class Executor(ABC):
     def _gone(self) -> None:  # noqa: B027 - most have nothing to do
         """Note that queued runs have gone without a place's doing."""
 
+    def lapsed(self) -> list[Claimed]:
+        """Give what was not started, since the lease under which it was claimed had run out: it may be another's."""
+        return [self._lapsed.popleft() for _ in range(len(self._lapsed))]
+
     def _take(self, run: Run) -> bool:
-        """Take a queued run to start it; False if it was cancelled or given back."""
-        return self._queued.pop(run, _ABSENT) is not _ABSENT
+        """Take a queued run to start it; False if it was cancelled or given back, or is perhaps another worker's."""
+        if self._queued.pop(run, _ABSENT) is _ABSENT:
+            return False
+        if self._slots.covers(run.claimed.lease):
+            return True
+        self._in_hand.discard(run)
+        self._lapsed.append(run.claimed)
+        self._freed.set()
+        return False
 
     def _began(self, place: int, run: Run) -> None:
         self._running[place] = run

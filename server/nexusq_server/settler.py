@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -42,7 +42,8 @@ class _Entry(NamedTuple):
 class Settler(threading.Thread):
     """The thread. `settled` and `not_mine` are told, in this thread, what became of the tasks.
 
-    `next_wait` decides whether a failed attempt is followed by another one, and after what time.
+    `next_wait` decides whether a failed attempt is followed by another one, and after what time. `parked` are the ids
+    of the parked tasks, as the worker's loop knows them.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Settler(threading.Thread):
         next_wait: Callable[[Claimed, Ended], timedelta | None],
         settled: Callable[[list[Claimed]], None],
         not_mine: Callable[[list[Claimed]], None],
+        parked: Set[str],
     ) -> None:
         super().__init__(name="settler", daemon=True)
         self._store = store
@@ -61,6 +63,7 @@ class Settler(threading.Thread):
         self._next_wait = next_wait
         self._settled = settled
         self._not_mine = not_mine
+        self._parked = parked
         self._queue: SimpleQueue[_Entry | tuple[Claimed, Ended] | None] = SimpleQueue()
         self._give_up = threading.Event()
         self._failed: SimpleQueue[_Entry | None] = SimpleQueue()  # for good, and without a dead letter yet
@@ -68,7 +71,6 @@ class Settler(threading.Thread):
         self._unsure: deque[_Entry] = deque()  # written, perhaps not on disk: added here, taken out by `confirm`
         self._confirmed = 0
         self.count = 0  # written by this thread only
-        self.parked: set[str] = set()  # ids of parked tasks: written by the worker's loop, read here
 
     def add(self, claimed: Claimed, ended: Ended) -> None:
         """Hand over how an attempt ended."""
@@ -148,7 +150,7 @@ class Settler(threading.Thread):
             ended.value,
             ended.started_us,
             ended.finished_us,
-            parked=task.task_id in self.parked,
+            parked=task.task_id in self._parked,
         )
         if ended.status != Status.FAILED:
             return _Entry(claimed, outcome)

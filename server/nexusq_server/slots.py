@@ -3,6 +3,9 @@
 Every place that runs a handler has a slot and writes the task's id into it before the handler starts. When the worker
 is killed, its keeper reads the slots and knows exactly which tasks had started. Each slot has one writer at a time;
 anyone may read. A half-written slot reads as empty.
+
+The page also says until when the lease surely lasts, and how often it has been taken anew because it had run out: what
+was claimed under an earlier one may be another worker's by now.
 """
 
 from __future__ import annotations
@@ -11,11 +14,15 @@ import mmap
 import os
 import struct
 import tempfile
+import time
 
 from nexusq_sdk.protocol.ids import is_task_id
 
 SLOT_BYTES = 64  # one byte for the length, then the id: 47 at most
-_HEADER = struct.Struct("=d")  # when the lease was last renewed, on the clock that all processes share
+#: Until when the lease lasts (`time.monotonic`, which all processes share), and the lease's number. Native, so that
+#: each is written at once.
+_UNTIL, _NUMBER = struct.Struct("@d"), struct.Struct("@Q")
+_HEADER_BYTES = _UNTIL.size + _NUMBER.size
 
 
 class Slots:
@@ -23,7 +30,7 @@ class Slots:
 
     def __init__(self, count: int, fileno: int | None = None) -> None:
         self.count = count
-        size = _HEADER.size + count * SLOT_BYTES
+        size = _HEADER_BYTES + count * SLOT_BYTES
         if fileno is None:
             with tempfile.TemporaryFile() as file:
                 file.truncate(size)
@@ -31,33 +38,38 @@ class Slots:
         else:
             self.fileno = fileno
         self._page = mmap.mmap(self.fileno, size)
-        if fileno is None:
-            self.renewed = float("-inf")
+
+    def renew(self, until: float, anew: bool) -> None:
+        """Say until when the lease lasts; `anew`: it had run out before. Called by the keeper."""
+        if anew:
+            # First: whoever sees the new time sees the new number.
+            _NUMBER.pack_into(self._page, _UNTIL.size, self.lease + 1)
+        _UNTIL.pack_into(self._page, 0, until)
 
     @property
-    def renewed(self) -> float:
-        """When the lease was last renewed (`time.monotonic`). Written by the keeper, read by the worker."""
-        return float(_HEADER.unpack_from(self._page)[0])
+    def lease(self) -> int:
+        """The number of the lease that was taken last; 0: none yet."""
+        return int(_NUMBER.unpack_from(self._page, _UNTIL.size)[0])
 
-    @renewed.setter
-    def renewed(self, when: float) -> None:
-        _HEADER.pack_into(self._page, 0, when)
+    def covers(self, lease: int, seconds: float = 0.0) -> bool:
+        """Whether the lease of this number lasts for so many seconds from now at the least."""
+        return bool(_UNTIL.unpack_from(self._page)[0] - time.monotonic() > seconds) and self.lease == lease
 
     def start(self, slot: int, task_id: str) -> None:
         """Say that `slot` runs a task from now on."""
-        at = _HEADER.size + slot * SLOT_BYTES
+        at = _HEADER_BYTES + slot * SLOT_BYTES
         name = task_id.encode()
         self._page[at + 1 : at + 1 + len(name)] = name
         self._page[at] = len(name)
 
     def end(self, slot: int) -> None:
         """Say that `slot` runs nothing."""
-        self._page[_HEADER.size + slot * SLOT_BYTES] = 0
+        self._page[_HEADER_BYTES + slot * SLOT_BYTES] = 0
 
     def running(self) -> list[str]:
         """Give the ids of the tasks that have started and not ended."""
         found = []
-        for at in range(_HEADER.size, len(self._page), SLOT_BYTES):
+        for at in range(_HEADER_BYTES, len(self._page), SLOT_BYTES):
             name = self._page[at + 1 : at + 1 + self._page[at]].decode("ascii", "replace")
             if name and is_task_id(name):
                 found.append(name)

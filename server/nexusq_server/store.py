@@ -278,19 +278,18 @@ class Store:
 
     def renew_lease(
         self, worker: str, lease: timedelta, fields: Mapping[str, str | int], running: Iterable[str]
-    ) -> None:
-        """Say that `worker` lives for another `lease` (none: that it has died), and which tasks it has started."""
+    ) -> bool:
+        """Say that `worker` lives for another `lease` (none: that it has died), and which tasks it has started.
+
+        False if its lease had run out: what it had claimed may be another worker's.
+        """
         key = redis_layout.worker_key(worker)
-        self._scripts["renew_lease"](
+        shown = _pack({field: str(value) for field, value in fields.items()})
+        lasted = self._scripts["renew_lease"](
             keys=[key, f"{key}:running", redis_layout.WORKERS],
-            args=[
-                worker,
-                int(lease.total_seconds() * 1000),
-                int(time.time()),
-                _pack({field: str(value) for field, value in fields.items()}),
-                _pack(list(running)),
-            ],
+            args=[worker, int(lease.total_seconds() * 1000), int(time.time()), shown, _pack(list(running))],
         )
+        return bool(lasted)
 
     def note_running(self, worker: str, running: Sequence[str]) -> None:
         """Say which tasks a worker has started that is not renewed for any more."""

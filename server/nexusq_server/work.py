@@ -47,12 +47,14 @@ class Claimed:
 
     `spent` of its attempts count no more: it was taken back from the dead letters after them.
     `alone`: it was claimed again and again without an end, so it runs in a process that it can't take others down with.
+    `lease` is the number of the lease under which it was claimed: once that has run out, it is not to be started.
     """
 
     received: Received
     attempt: int
     spent: int = 0
     alone: bool = False
+    lease: int = 0
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ from nexusq_server.health import Health
 from nexusq_server.intake import Intake
 from nexusq_server.leases import Lease
 from nexusq_server.offsets import Offsets
+from nexusq_server.parking import Parking
 from nexusq_server.pending import Pending
 from nexusq_server.places import KINDS, make_places
 from nexusq_server.policies import Policies
@@ -74,8 +75,15 @@ class Worker:
         self.offsets: Offsets[TopicPartition] = Offsets()
         self.dead_letters = DeadLetters(settings)
         self.intake = Intake(settings, self.offsets, self.dead_letters, self.store)
+        self.parking = Parking(settings, self.id, self.store, self.offsets)
         self.settler = Settler(
-            self.store, self.id, self.dead_letters, self._policies.next_wait, self._settled, self._not_mine
+            self.store,
+            self.id,
+            self.dead_letters,
+            self._policies.next_wait,
+            self._settled,
+            self._not_mine,
+            self.parking.names,
         )
         self.slots, self.executors = make_places(settings, self.settler.add)
         self.lease = Lease(settings, self.id, self.slots, self._lease_fields, self.intake.members)
@@ -171,12 +179,14 @@ class Worker:
             # again.
             self.intake.rewind()
             now = time.monotonic()
-            self._later += [(now, received) for received in self._pending.clear() if self._is_parked(received)]
+            self._later += [(now, received) for received in self._pending.clear() if received in self.parking]
             self.durability.durable = {}
             self.durability.restarted.clear()
+        self._not_mine([claimed for executor in self.executors.values() for claimed in executor.lapsed()])
         self._cancel_asked()
         self._note()
-        self._park()
+        in_hand = (claimed.received for claimed in list(self._held.values()))
+        self.parking.park([*in_hand, *(received for _, received in self._later)])
         settings = self._settings
         if settings.max_tasks and self.settler.count >= settings.max_tasks:
             log.info("%d tasks have ended (--max-tasks): the worker stops", self.settler.count)
@@ -202,37 +212,6 @@ class Worker:
                 self.store.note(self.id, notes)
         except redis.RedisError as error:
             log.debug("what handlers say is not shown while Redis is away: %s", error)
-
-    def _park(self) -> None:
-        """Let commits pass tasks that take long: Redis's disk has them, and if this worker dies they are produced
-        again.
-        """
-        places = set(self.offsets.holding(self._settings.park_after.total_seconds(), self._settings.park_gap))
-        if not places:
-            return
-        in_hand = [*(claimed.received for claimed in list(self._held.values())), *(entry for _, entry in self._later)]
-        parked = [received for received in in_hand if received.place in places]
-        if not parked:
-            return
-        names = [received.task.task_id for received in parked]
-        try:
-            self.store.park(self.id, names)
-        except redis.RedisError as error:
-            log.warning("Redis is away, nothing is parked: %s", error)
-            return
-        self.settler.parked.update(names)
-        self.offsets.settled(received.place for received in parked)
-
-    def _is_parked(self, received: Received) -> bool:
-        """Whether the commit has gone past a record: if this worker lets go of it, nobody else has it."""
-        return received.task.task_id in self.settler.parked
-
-    def _unpark(self, names: list[str]) -> None:
-        self.settler.parked.difference_update(names)
-        try:
-            self.store.unpark(self.id, names)
-        except redis.RedisError as error:
-            log.debug("what has ended stays on the list of the parked, which hurts nobody: %s", error)
 
     def _receive(self) -> None:
         """Poll: at once where tasks can be started, else until a record comes or a place is free."""
@@ -274,6 +253,7 @@ class Worker:
 
     def _claim(self, kind: str, batch: list[Received], room: int) -> bool:
         """Claim and start up to `room` of `batch`; False if Redis can't be asked now."""
+        lease = self.slots.lease
         try:
             claims = self.store.claim(self.id, [(received.task, received.attempt) for received in batch], room)
         except redis.RedisError as error:
@@ -288,16 +268,16 @@ class Worker:
         for received, claim in zip(batch, claims, strict=False):
             if claim.answer == SKIP:
                 skipped.append(received.place)
-                if self._is_parked(received):
+                if received in self.parking:
                     parked.append(received.task.task_id)
             elif claim.answer == LATER:
                 self._later.append((time.monotonic() + LATER_SECONDS, received))
             else:
                 started += 1
-                self._start(received, claim)
+                self._start(received, claim, lease)
         self.offsets.settled(skipped)
         if parked:
-            self._unpark(parked)
+            self.parking.ended(parked)
         # Where most have ended already, as in a cancelled batch, many are looked at for the few that there is room for.
         self._look[kind] = min(4 * len(claims), CHUNK) if 2 * started < len(claims) else 0
         return True
@@ -311,7 +291,7 @@ class Worker:
         asked: set[str] = set()
         while len(batch) < wanted and (records := self._pending.take(kind, wanted - len(batch))):
             for received in records:
-                if not self.offsets.current(received.place) and not self._is_parked(received):
+                if not self.offsets.current(received.place) and received not in self.parking:
                     continue  # the partition is another worker's now, and so is the record
                 if received.task.task_id in self._held or received.task.task_id in asked:
                     # A second record of a task that runs here: it counts as settled once the task has ended.
@@ -321,9 +301,9 @@ class Worker:
                     batch.append(received)
         return batch
 
-    def _start(self, received: Received, claim: Claim) -> None:
+    def _start(self, received: Received, claim: Claim, lease: int) -> None:
         task = received.task
-        claimed = Claimed(received, claim.answer, claim.spent, claim.how == ALONE)
+        claimed = Claimed(received, claim.answer, claim.spent, claim.how == ALONE, lease)
         self._held[task.task_id] = claimed
         handler = find_handler(self._handlers, task.task_type)
         if claim.how == GIVEN_UP:
@@ -338,7 +318,7 @@ class Worker:
         self.offsets.settled(claimed.received.place for claimed in settled)
         for claimed in settled:
             if self._let_go(claimed):
-                self.settler.parked.discard(claimed.received.task.task_id)
+                self.parking.names.discard(claimed.received.task.task_id)
 
     def _not_mine(self, dropped: list[Claimed]) -> None:
         for claimed in dropped:

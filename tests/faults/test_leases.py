@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import signal
 
 import nexusq_sdk
@@ -40,6 +41,41 @@ def test_a_frozen_workers_tasks_run_elsewhere_and_its_late_results_are_dropped(
     # and it goes on working: alone, it runs what is submitted now
     other.kill(signal.SIGTERM)
     assert frozen.pid == client.submit("TRACE", ledger.rows(1)[0], queue=queue).result(timeout=20)
+
+
+def test_what_a_frozen_worker_had_claimed_and_not_started_is_not_run_when_it_thaws(
+    client: nexusq_sdk.Client, queue: str, crew: Crew, ledger: Ledger
+) -> None:
+    # given a worker with one thread, which claims a few tasks ahead since they have been quick
+    [frozen] = crew.start(queue, **SHORT, NEXUSQ_CONCURRENCY="1")
+    client.submit_batch("TRACE", ledger.rows(200), queue=queue).wait(timeout=20)
+    before = ledger.count()
+    rows = [row | {"line": f"slow-{row['line']}"} for row in ledger.rows(20, 0.5)]
+    batch = client.submit_batch("TRACE", rows, queue=queue)
+    eventually(lambda: started(ledger, before, 1))
+    assert batch.counts()["IN_PROGRESS"] > 1
+
+    # when it is frozen for longer than its lease, and another one runs them all
+    frozen.send(signal.SIGSTOP)
+    crew.start(queue, **SHORT)
+    try:
+        batch.wait(timeout=40)
+    finally:
+        frozen.send(signal.SIGCONT)
+
+    # then it runs none of them when it thaws, only what it claims anew
+    def works_again() -> None:
+        more = client.submit_batch("TRACE", [row | {"line": "more"} for row in ledger.rows(16)], queue=queue)
+        more.wait(timeout=20)
+        assert ledger.count(pid=frozen.pid)["more"] > 0
+
+    eventually(works_again)
+    again = {line: count for line, count in ledger.count().items() if line.startswith("slow-") and count > 1}
+    assert 1 == len(again), "the one that had started"
+
+
+def started(ledger: Ledger, before: collections.Counter[str], count: int) -> None:
+    assert (ledger.count() - before).total() >= count
 
 
 def dropped(log: str) -> None:

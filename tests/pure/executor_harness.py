@@ -52,6 +52,7 @@ class Ends:
 
     def __init__(self) -> None:
         self.slots = Slots(8)
+        self.slots.renew(float("inf"), anew=False)
         self.ended: dict[str, Ended] = {}
         self.order: list[str] = []
         self.ran_at_end: dict[str, list[str]] = {}

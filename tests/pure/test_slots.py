@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -64,6 +65,28 @@ def test_another_process_reads_the_same_page_after_its_writers_death(slots: Slot
 
     # then it names the task, and what is written there of the lease is seen here
     assert [SINGLE] == page.running()
-    page.renewed = 12.5
-    assert 12.5 == slots.renewed
+    page.renew(float("inf"), anew=True)
+    assert slots.covers(1)
     page.close()
+
+
+def test_a_lease_covers_what_was_claimed_under_it_until_it_runs_out(slots: Slots) -> None:
+    # given a lease that was taken, and renewed without a gap
+    assert not slots.covers(slots.lease)
+    slots.renew(time.monotonic() + 60, anew=True)
+    lease = slots.lease
+    slots.renew(time.monotonic() + 70, anew=False)
+
+    # then it covers what was claimed under it
+    assert slots.covers(lease)
+    assert slots.covers(lease, 65)
+    assert not slots.covers(lease, 75)
+
+    # when it has run out
+    slots.renew(time.monotonic() - 1, anew=False)
+
+    # then it covers nothing, nor does it once it was taken anew
+    assert not slots.covers(lease)
+    slots.renew(time.monotonic() + 60, anew=True)
+    assert not slots.covers(lease)
+    assert slots.covers(slots.lease)
