@@ -1,0 +1,55 @@
+"""Who is measured: how each one's client and worker are started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.stage import THREADS, Stage
+
+QUEUE = "bench"
+NEXUSQ, BARE_THREADS, BARE_INLINE = "NexusQ", "bare loop, 8 threads", "bare loop, inline"
+
+
+@dataclass(frozen=True)
+class System:
+    """One of those that are compared.
+
+    ``share``: of the tasks that NexusQ is given, how many it gets; what counts is the rate.
+    """
+
+    name: str
+    kind: Literal["nexusq", "bare", "peer"]
+    module: str
+    words: Callable[[Stage], list[str]]
+    worker: Callable[[Stage], list[str]]
+    share: float = 1.0
+    pings: bool = True
+
+
+def _bare(name: str, threads: int) -> System:
+    return System(
+        name,
+        "bare",
+        "benchmarks.bare",
+        lambda stage: ["client", stage.cluster.kafka, stage.redis_url],
+        lambda stage: [
+            *("python", "-m", "benchmarks.bare", "worker"),
+            *(stage.cluster.kafka, stage.redis_url, str(threads)),
+        ],
+        pings=False,
+    )
+
+
+OWN = (
+    System(
+        NEXUSQ,
+        "nexusq",
+        "benchmarks.nexusq",
+        lambda stage: [stage.cluster.url, stage.cluster.redis_url, QUEUE],
+        lambda stage: stage.nexusq_worker(QUEUE),
+    ),
+    _bare(BARE_THREADS, THREADS),
+    _bare(BARE_INLINE, 0),
+)
