@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import redis
@@ -17,6 +17,7 @@ from nexusq_sdk.protocol import ids
 from nexusq_server.local.cluster import free_ports
 from nexusq_server.local.redis import command, find_redis
 from nexusq_server.settings import Settings, load_settings
+from nexusq_server.states import NewTask, Unusual
 from nexusq_server.store import Store
 from nexusq_server.topics import DEAD_LETTERS
 from tests.conftest import WorkerProcess, eventually
@@ -120,3 +121,24 @@ def own_store(folder: Path) -> Iterator[tuple[Store, redis.Redis]]:
         port = client.connection_pool.connection_kwargs["port"]
         with redis.Redis(port=port) as raw:
             yield Store(raw, load_settings(lease="1ms")), client
+
+
+class _Recorded(NamedTuple):
+    task: NewTask
+    number: int
+
+    @property
+    def task_id(self) -> str:
+        return self.task.task_id
+
+    @property
+    def batch_size(self) -> int | None:
+        return self.task.batch_size
+
+
+def claim(
+    store: Store, worker: str, tasks: list[tuple[NewTask, int]], room: int | None = None
+) -> list[tuple[int, Unusual]]:
+    """Claim tasks by records of them, each for an attempt; give the answers, each with how to run the task."""
+    answers, unusual = store.claim(worker, [_Recorded(*task) for task in tasks], room)
+    return [(answer, unusual.get(index, Unusual())) for index, answer in enumerate(answers)]

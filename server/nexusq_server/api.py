@@ -40,6 +40,7 @@ from nexusq_sdk.protocol.words import MAX_CHUNK_TASKS, MAX_TASK_BYTES, TASK_TYPE
 from nexusq_server import blob_routes, names, operations, problems, reports, schedule_routes
 from nexusq_server.blob_routes import BlobRoutes
 from nexusq_server.bodies import Query, chunk_of_lines, content_type, decode, read_body
+from nexusq_server.clock import now_us
 from nexusq_server.names import Names
 from nexusq_server.openapi import docs_page, openapi
 from nexusq_server.operations import Operations
@@ -58,7 +59,8 @@ from nexusq_server.reports import Reports
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.schemas import Catalogue
 from nexusq_server.settings import Settings
-from nexusq_server.store import NewTask, is_full, now_us
+from nexusq_server.states import NewTask
+from nexusq_server.store import is_full
 from nexusq_server.submit import Close, Job, Submitter
 
 log = logging.getLogger(__name__)

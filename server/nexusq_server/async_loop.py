@@ -14,10 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 from nexusq_sdk.tasks import CURRENT
+from nexusq_server.clock import now_us
 from nexusq_server.registry import InvalidPayload
-from nexusq_server.runs import Executor, OnEnd, Run, out_of_time, raised, returned, unfit
+from nexusq_server.runs import Executor, OnEnd, out_of_time, raised, returned, unfit
 from nexusq_server.slots import Slots
-from nexusq_server.work import Ended, cancelled, now_us
+from nexusq_server.work import Claimed, Ended, cancelled
 
 
 class AsyncExecutor(Executor):
@@ -34,7 +35,7 @@ class AsyncExecutor(Executor):
     ) -> None:
         super().__init__(async_concurrency, slots, first_slot, on_end, max_result_bytes, freed)
         self._places = list(range(async_concurrency))  # free ones; the loop's thread alone
-        self._tasks: dict[Run, asyncio.Task[None]] = {}  # whose handlers have begun; the loop's thread alone
+        self._tasks: dict[Claimed, asyncio.Task[None]] = {}  # whose handlers have begun; the loop's thread alone
         self._unborn: set[asyncio.Task[None]] = set()  # a loop keeps only weak references to tasks
         self._called = False  # the loop has been told of queued runs and has not looked yet
         self._stopping = False
@@ -51,12 +52,12 @@ class AsyncExecutor(Executor):
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def _hand_over(self, run: Run) -> None:  # noqa: ARG002 - it is in the queue
+    def _hand_over(self, run: Claimed) -> None:  # noqa: ARG002 - it is in the queue
         if not self._called:
             self._called = True
             self._call(self._begin)
 
-    def _interrupt(self, run: Run) -> None:
+    def _interrupt(self, run: Claimed) -> None:
         self._call(self._cancel, run)
 
     def _gone(self) -> None:
@@ -95,13 +96,13 @@ class AsyncExecutor(Executor):
                 self._unborn.add(task)
                 task.add_done_callback(self._unborn.discard)
 
-    def _cancel(self, run: Run) -> None:
+    def _cancel(self, run: Claimed) -> None:
         # A task that has not begun yet sees the flag; cancelled now, it would never begin and the run be lost.
         task = self._tasks.get(run)
         if task is not None:
             task.cancel()
 
-    async def _run(self, run: Run, place: int) -> None:
+    async def _run(self, run: Claimed, place: int) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._began(place, run)
@@ -116,12 +117,12 @@ class AsyncExecutor(Executor):
             self._begin()
         self._stop_when_idle()
 
-    async def _attempt(self, run: Run) -> Ended:
+    async def _attempt(self, run: Claimed) -> Ended:
         started = now_us()
         if run.cancelled:
             return cancelled(started)
         try:
-            args, kwargs = run.handler.decode(run.claimed.received.task.payload)
+            args, kwargs = run.handler.decode(run.received.record.payload)
         except InvalidPayload as error:
             return unfit(error, started)
         fault: BaseException | None = None

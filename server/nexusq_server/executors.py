@@ -14,10 +14,11 @@ from queue import SimpleQueue
 
 from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.tasks import CURRENT, Cancelled
-from nexusq_server.runs import Executor, OnEnd, Run, attempt, out_of_time
+from nexusq_server.clock import now_us
+from nexusq_server.runs import Executor, OnEnd, attempt, out_of_time
 from nexusq_server.seats import Deadlines, Seat
 from nexusq_server.slots import Slots
-from nexusq_server.work import Ended, cancelled, describe, failed, kinds_of, now_us
+from nexusq_server.work import Claimed, Ended, cancelled, describe, failed, kinds_of
 
 #: Tasks are claimed for about so long ahead, so that threads never wait for a claim.
 LOOK_AHEAD_SECONDS = 0.05
@@ -38,7 +39,7 @@ class ThreadExecutor(Executor):
         freed: threading.Event | None = None,
     ) -> None:
         super().__init__(concurrency, slots, first_slot, on_end, max_result_bytes, freed)
-        self._queue: SimpleQueue[Run | None] = SimpleQueue()
+        self._queue: SimpleQueue[Claimed | None] = SimpleQueue()
         self._ended_count = [0] * concurrency
         self._busy = [0] * concurrency
         self._window = (0, 0, time.monotonic())  # ended, busy µs, when the look-ahead was last reckoned
@@ -72,10 +73,10 @@ class ThreadExecutor(Executor):
             thread.is_alive() for thread in self._threads
         )
 
-    def _hand_over(self, run: Run) -> None:
+    def _hand_over(self, run: Claimed) -> None:
         self._queue.put(run)
 
-    def _interrupt(self, run: Run) -> None:
+    def _interrupt(self, run: Claimed) -> None:
         # Not seated yet: the thread sees the flag before it calls the handler.
         any(seat.strike(run, Cancelled) for seat in self._seats)
 
@@ -105,7 +106,7 @@ class ThreadExecutor(Executor):
             self._busy[place] += ended.finished_us - ended.started_us
             self._ended(place, run, ended)
 
-    def _attempt(self, seat: _ThreadSeat, run: Run) -> Ended:
+    def _attempt(self, seat: _ThreadSeat, run: Claimed) -> Ended:
         """Run the handler; whatever is raised into this thread meanwhile has been raised when this returns."""
         started = now_us()
         ended: Ended | None = None
@@ -118,9 +119,7 @@ class ThreadExecutor(Executor):
                 if run.cancelled:  # after the seat was taken: a cancel either finds it there or was seen here
                     ended = cancelled(started)
                 else:
-                    ended = attempt(
-                        run, run.handler, run.claimed.received.task.payload, run.limit, self._max_result_bytes
-                    )
+                    ended = attempt(run, run.handler, run.received.record.payload, run.limit, self._max_result_bytes)
             finally:
                 seat.leave()
         except BaseException as error:
@@ -156,7 +155,7 @@ def _set_async_exc(thread: int, reason: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception)
 
 
-def _struck(run: Run, error: BaseException, started_us: int) -> Ended:
+def _struck(run: Claimed, error: BaseException, started_us: int) -> Ended:
     if run.cancelled or isinstance(error, Cancelled):
         return cancelled(started_us)
     if run.interrupt is not None:

@@ -16,14 +16,13 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, T
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from nexusq_sdk.protocol.wire import Options, Record
 from nexusq_sdk.protocol.words import Priority
 from nexusq_server.assignor import TopicByTopicAssignor
 from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.offsets import Offsets, Place
 from nexusq_server.settings import Settings
-from nexusq_server.store import NewTask, Store
-from nexusq_server.topics import START_TIMEOUT, RecordError, decode_record, encode_options, group, patiently, topic
+from nexusq_server.store import Store
+from nexusq_server.topics import START_TIMEOUT, RecordError, decode_record, group, patiently, topic
 from nexusq_server.work import Received
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,6 @@ JOIN_MS = 100
 MAX_POLL_RECORDS = 1000
 #: How long polling waits for Kafka to say what is committed before it tries again.
 COMMITTED_MS = 2000
-_NO_OPTIONS = Options()
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -202,8 +200,7 @@ class Intake:
             except RecordError as error:
                 self._refused.append((raw, place, str(error)))
                 continue
-            task = _new_task(record, queue, priority, raw.timestamp * 1000)
-            received.append(Received(record.attempt, task, place, len(raw.value)))
+            received.append(Received(record, queue, priority, raw.timestamp * 1000, place, len(raw.value)))
 
     def _bury(self) -> None:
         while self._refused:
@@ -278,24 +275,3 @@ def _back_to_commit(consumer: KafkaConsumer, partition: TopicPartition) -> None:
         consumer.seek_to_beginning(partition)
     else:
         consumer.seek(partition, committed)
-
-
-def _new_task(record: Record, queue: str, priority: Priority, submitted_us: int) -> NewTask:
-    options = record.options or _NO_OPTIONS
-    due = None
-    if options.eta is not None:
-        due = int(options.eta.timestamp() * 1_000_000)
-    elif options.delay_seconds is not None:
-        due = submitted_us + int(options.delay_seconds * 1_000_000)
-    return NewTask(
-        record.task_id,
-        record.task_type,
-        bytes(record.payload),
-        queue,
-        options.result_ttl_seconds,
-        submitted_us,
-        priority,
-        encode_options(options),
-        due,
-        record.batch_size,
-    )

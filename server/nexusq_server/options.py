@@ -12,7 +12,7 @@ from nexusq_sdk.protocol.wire import Options
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, QUEUE, RESERVED_QUEUES, Priority
 from nexusq_server.limits import LONGEST, fault_in
 from nexusq_server.problems import InvalidRequest
-from nexusq_server.topics import encode_options
+from nexusq_server.states import encode_options
 
 
 class Plan(NamedTuple):

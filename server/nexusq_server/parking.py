@@ -31,7 +31,7 @@ class Parking:
 
     def __contains__(self, received: Received) -> bool:
         """Whether the commit has gone past a record: if this worker lets go of it, nobody else has it."""
-        return received.task.task_id in self.names
+        return received.task_id in self.names
 
     def park(self, in_hand: Iterable[Received]) -> None:
         """Park those of the tasks in hand that hold a commit back."""
@@ -41,7 +41,7 @@ class Parking:
         parked = [received for received in in_hand if received.place in places]
         if not parked:
             return
-        names = [received.task.task_id for received in parked]
+        names = [received.task_id for received in parked]
         try:
             self._store.park(self._worker, names)
         except redis.RedisError as error:

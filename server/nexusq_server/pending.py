@@ -33,7 +33,7 @@ class Pending:
 
     def add(self, kind: str, received: Received, *, first: bool = False) -> None:
         """Put a record behind the others of its topic, or before them."""
-        lane = (received.task.queue, str(received.task.priority))
+        lane = (received.queue, received.priority)
         records = self._lanes[kind].setdefault(lane, deque())
         if first:
             records.appendleft(received)

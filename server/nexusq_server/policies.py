@@ -31,8 +31,8 @@ class Policies:
 
     def limit(self, claimed: Claimed, handler: Handler) -> timedelta | None:
         """Give how long the attempt may take; None: as long as it likes."""
-        options = claimed.received.task.options
-        seconds = _decode(options).timeout_seconds if options else None
+        options = claimed.received.record.options
+        seconds = options.timeout_seconds if options is not None else None
         return handler.timeout if seconds is None else timedelta(seconds=seconds)
 
     def next_wait(self, claimed: Claimed, ended: Ended) -> timedelta | None:

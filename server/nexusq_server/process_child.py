@@ -27,9 +27,10 @@ import msgspec
 from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.tasks import CURRENT, CurrentTask
+from nexusq_server.clock import now_us
 from nexusq_server.registry import Handler, find_handler, load_handlers
 from nexusq_server.runs import attempt, take_note
-from nexusq_server.work import Ended, failed, now_us
+from nexusq_server.work import Ended, failed
 
 LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1

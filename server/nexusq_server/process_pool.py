@@ -24,12 +24,13 @@ import msgspec
 from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.tasks import Cancelled, WorkerLost
+from nexusq_server.clock import now_us
 from nexusq_server.process_child import LENGTH, REMARK, Hello, Remark, Reply, Request, encode, write
-from nexusq_server.runs import Executor, OnEnd, Run, out_of_time
+from nexusq_server.runs import Executor, OnEnd, out_of_time
 from nexusq_server.seats import Deadlines, Seat
 from nexusq_server.settings import Settings
 from nexusq_server.slots import Slots
-from nexusq_server.work import Ended, cancelled, failed, kinds_of, now_us
+from nexusq_server.work import Claimed, Ended, cancelled, failed, kinds_of
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class ProcessExecutor(Executor):
         self._environment = {**os.environ, **(environment or {})}
         self._recycle_tasks = recycle_tasks
         self._recycle_bytes = recycle_mib * 1024 * 1024
-        self._queue: SimpleQueue[Run | None] = SimpleQueue()
+        self._queue: SimpleQueue[Claimed | None] = SimpleQueue()
         self._stopping = threading.Event()
         self._seats = [_ChildSeat() for _ in range(processes)]
         self._deadlines = Deadlines(self._seats)
@@ -112,10 +113,10 @@ class ProcessExecutor(Executor):
             thread.is_alive() for thread in self._threads
         )
 
-    def _hand_over(self, run: Run) -> None:
+    def _hand_over(self, run: Claimed) -> None:
         self._queue.put(run)
 
-    def _interrupt(self, run: Run) -> None:
+    def _interrupt(self, run: Claimed) -> None:
         any(seat.strike(run, Cancelled) for seat in self._seats)
 
     def _serve(self, place: int) -> None:
@@ -135,7 +136,7 @@ class ProcessExecutor(Executor):
             seat.child.leave()
             seat.child = None
 
-    def _ready(self, seat: _ChildSeat, run: Run) -> Child | None:
+    def _ready(self, seat: _ChildSeat, run: Claimed) -> Child | None:
         """Give a living child; None if the run is no longer waited for, or no child starts and the pool is stopping."""
         if seat.child is not None and seat.child.alive():
             return seat.child
@@ -156,7 +157,7 @@ class ProcessExecutor(Executor):
                 return seat.child
         return None
 
-    def _attempt(self, seat: _ChildSeat, child: Child, run: Run) -> Ended:
+    def _attempt(self, seat: _ChildSeat, child: Child, run: Claimed) -> Ended:
         started = now_us()
         if run.limit is not None:
             self._deadlines.watch(seat, run, run.limit)
@@ -165,7 +166,7 @@ class ProcessExecutor(Executor):
         death = ""
         try:
             if not run.cancelled:  # after the seat was taken: a cancel either finds it there or was seen here
-                payload = bytes(run.claimed.received.task.payload)
+                payload = bytes(run.received.record.payload)
                 reply = child.ask(Request(run.id, run.task_type, run.attempt, payload), run)
         except ChildDied as error:
             death = str(error)
@@ -218,7 +219,7 @@ class Child:
         """Whether the process has not ended."""
         return self._process.poll() is None
 
-    def ask(self, request: Request, run: Run) -> Reply:
+    def ask(self, request: Request, run: Claimed) -> Reply:
         """Let the child run a task, and its handler speak for the run; `ChildDied` if it ends before it answers."""
         self._send(encode(request))
         while (message := self._receive()).startswith(REMARK):

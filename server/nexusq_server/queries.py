@@ -24,6 +24,7 @@ from nexusq_sdk.protocol import ids, redis_layout
 from nexusq_sdk.protocol.views import batch_view, first_expiry, moment, sampled, task_view
 from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, TaskView, WorkerView
 from nexusq_sdk.protocol.words import Status
+from nexusq_server.clock import now_us
 from nexusq_server.problems import BatchNotFound, IdempotencyConflict, InvalidRequest, TaskExpired, TaskNotFound
 
 #: Rows that one request for ``GET /tasks`` looks at; a page may be shorter and still have a next one.
@@ -63,11 +64,6 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode()
 
 
-def now_us() -> int:
-    """Give the time in whole microseconds since 1970."""
-    return time.time_ns() // 1000
-
-
 async def executed(pipeline: Any) -> list[Any]:
     """Give a pipeline's answers; of PEXPIRETIME, which Redis has since 7.0, what it says or why not."""
     answers: list[Any] = await pipeline.execute(raise_on_error=False)
@@ -103,13 +99,16 @@ class Queries:
         if not ids.is_task_id(task_id):
             raise TaskNotFound(f"expected a task id, <uuid> or <uuid>-<index> in lower case, got {task_id!r}")
         key = redis_layout.task_key(task_id)
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.hgetall(key)
-        pipeline.pexpiretime(key)
-        state, expires = await executed(pipeline)
-        if not state:
-            raise await self._absent(task_id)
-        return task_view(task_id, state, expires)
+        while True:
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.hgetall(key)
+            pipeline.pexpiretime(key)
+            state, expires = await executed(pipeline)
+            if state:
+                return task_view(task_id, state, expires)
+            absent = await self._absent(task_id)
+            if absent is not None:
+                raise absent
 
     async def known(
         self, task_ids: Sequence[str], task_type: str, payloads: Sequence[Raw], *, rows: bool, first: int = 0
@@ -129,8 +128,9 @@ class Queries:
             first,
         ):
             if status is None:
-                if not rows and await self._redis.exists(redis_layout.GONE + task_id):
-                    raise await self._absent(task_id)
+                absent = None if rows else await self._absent(task_id)
+                if isinstance(absent, TaskExpired):
+                    raise absent
                 continue
             where = f"row {row}: " if rows else ""
             if kind is None or kind.decode() != task_type:
@@ -235,13 +235,22 @@ class Queries:
             if b"startedUs" in lease
         ]
 
-    async def _absent(self, task_id: str) -> TaskNotFound | TaskExpired:
+    async def _absent(self, task_id: str) -> TaskNotFound | TaskExpired | None:
+        """Say why a task has no state; None: it has one by now.
+
+        In one step with the look for what is left of it: that is written together with a task's end.
+        """
         split = ids.split_task_id(task_id)
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.exists(redis_layout.task_key(task_id))
         if split is None:
-            was = bool(await self._redis.exists(redis_layout.GONE + task_id))
+            pipeline.exists(redis_layout.GONE + task_id)
         else:
-            size = await self._redis.hget(redis_layout.batch_key(split[0]), "size")
-            was = size is not None and split[1] < int(size)
+            pipeline.hget(redis_layout.batch_key(split[0]), "size")
+        here, left = await executed(pipeline)
+        if here:
+            return None
+        was = left if split is None else left is not None and split[1] < int(left)
         if was:
             return TaskExpired(f"task {task_id} has ended and its state is not kept any more (NEXUSQ_RESULT_TTL)")
         return TaskNotFound(f"there is no task {task_id}: it was never accepted, or forgotten long after its end")

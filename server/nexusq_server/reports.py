@@ -25,9 +25,10 @@ from nexusq_sdk.protocol.wire import BatchView
 from nexusq_sdk.protocol.wire_reports import Batches, LaneView, Queues
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, Priority
 from nexusq_server.bodies import Query
+from nexusq_server.clock import now_us
 from nexusq_server.lanes import Lane, Lanes, Stand
 from nexusq_server.problems import KafkaUnavailable
-from nexusq_server.queries import Queries, cursor_of, now_us, parse_since, read_cursor
+from nexusq_server.queries import Queries, cursor_of, parse_since, read_cursor
 from nexusq_server.settings import Settings
 
 #: Seconds for which ``GET /queues`` answers the same.

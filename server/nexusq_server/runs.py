@@ -18,9 +18,10 @@ from msgspec.structs import replace
 
 from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.tasks import Cancelled, CurrentTask, Retry, TimeLimitExceeded
+from nexusq_server.clock import now_us
 from nexusq_server.registry import Handler, InvalidPayload
 from nexusq_server.slots import Slots
-from nexusq_server.work import Claimed, Ended, cancelled, completed, describe, failed, kinds_of, now_us
+from nexusq_server.work import Claimed, Ended, cancelled, completed, describe, failed, kinds_of
 
 #: Told how an attempt ended, from the thread that ran it. Must be quick and must not raise.
 OnEnd = Callable[[Claimed, Ended], None]
@@ -47,39 +48,11 @@ def take_note(task: CurrentTask) -> Note | None:
     return Note(task.id, task.attempt, said.fraction, said.text, said.lines)
 
 
-class Run(CurrentTask):
-    """A claimed task with its handler, from `start` until its end was told. What a handler gets as `current_task`."""
-
-    __slots__ = ("claimed", "deadline", "handler", "interrupt", "limit")
-
-    def __init__(self, claimed: Claimed, handler: Handler, limit: timedelta | None) -> None:
-        # The hot path: no call of the parent's __init__.
-        task = claimed.received.task
-        self.id = task.task_id
-        self.task_type = task.task_type
-        self.attempt = claimed.attempt
-        self._cancelled = False
-        self._said = None
-        self.claimed = claimed
-        self.handler = handler
-        self.limit = limit
-        self.deadline = float("inf")  # by time.monotonic, once its handler is about to start
-        self.interrupt: type[BaseException] | None = None  # what was sent into its handler: one thing at the most
-
-    def cancel(self) -> None:
-        """Raise the flag that the handler can read."""
-        self._cancelled = True
-
-    def note(self) -> Note | None:
-        """Give what its handler has said since this was asked last; None: nothing."""
-        return take_note(self)
-
-
 class Executor(ABC):
     """Places that run handlers, each with a slot of its own from `first_slot` on, and the tasks in hand.
 
     A run is in `_in_hand` from `start` until its end was told, in `_queued` until somebody takes it out to start it,
-    to cancel it or to give it back: whoever's pop succeeds has it. Runs are compared by identity: an id may come again.
+    to cancel it or to give it back: whoever's pop succeeds has it.
     """
 
     def __init__(
@@ -97,18 +70,19 @@ class Executor(ABC):
         self._on_end = on_end
         self._max_result_bytes = max_result_bytes
         self._freed = freed or threading.Event()
-        self._in_hand: set[Run] = set()
-        self._queued: dict[Run, None] = {}
+        self._in_hand: set[Claimed] = set()
+        self._queued: dict[Claimed, None] = {}
         self._lapsed: deque[Claimed] = deque()  # not started, since their lease had run out: as the next
         self._last_notes: deque[Note] = deque()  # of runs that have ended: added by their threads, taken by the loop
-        self._running: list[Run | None] = [None] * places  # each entry is written by whoever serves the place
+        self._running: list[Claimed | None] = [None] * places  # each entry is written by whoever serves the place
 
     def start(self, claimed: Claimed, handler: Handler, limit: timedelta | None = None) -> None:
         """Take a task in hand: it starts as soon as a place is free."""
-        run = Run(claimed, handler, limit)
-        self._in_hand.add(run)
-        self._queued[run] = None
-        self._hand_over(run)
+        claimed.handler = handler
+        claimed.limit = limit
+        self._in_hand.add(claimed)
+        self._queued[claimed] = None
+        self._hand_over(claimed)
 
     def free(self) -> int:
         """Give how many tasks to claim now."""
@@ -133,7 +107,7 @@ class Executor(ABC):
 
     def notes(self) -> list[Note]:
         """Give what handlers have said since this was asked last."""
-        found = [note for run in list(self._running) if run is not None and (note := run.note()) is not None]
+        found = [note for run in list(self._running) if run is not None and (note := take_note(run)) is not None]
         while self._last_notes:
             found.append(self._last_notes.popleft())
         return found
@@ -144,7 +118,7 @@ class Executor(ABC):
             if run.id == task_id:
                 run.cancel()
                 if self._queued.pop(run, _ABSENT) is not _ABSENT:
-                    self._on_end(run.claimed, cancelled(now_us()))
+                    self._on_end(run, cancelled(now_us()))
                     self._in_hand.discard(run)
                     self._freed.set()
                     self._gone()
@@ -159,7 +133,7 @@ class Executor(ABC):
         for run in list(self._queued):
             if self._queued.pop(run, _ABSENT) is not _ABSENT:
                 self._in_hand.discard(run)
-                back.append(run.claimed)
+                back.append(run)
         self._gone()
         return back
 
@@ -172,11 +146,11 @@ class Executor(ABC):
         """Wait for the threads to end after `stop`, at most so long; whether they have."""
 
     @abstractmethod
-    def _hand_over(self, run: Run) -> None:
+    def _hand_over(self, run: Claimed) -> None:
         """Tell the places of a run."""
 
     @abstractmethod
-    def _interrupt(self, run: Run) -> None:
+    def _interrupt(self, run: Claimed) -> None:
         """Stop a cancelled run whose handler has started or is about to."""
 
     def _gone(self) -> None:  # noqa: B027 - most have nothing to do
@@ -186,26 +160,26 @@ class Executor(ABC):
         """Give what was not started, since the lease under which it was claimed had run out: it may be another's."""
         return [self._lapsed.popleft() for _ in range(len(self._lapsed))]
 
-    def _take(self, run: Run) -> bool:
+    def _take(self, run: Claimed) -> bool:
         """Take a queued run to start it; False if it was cancelled or given back, or is perhaps another worker's."""
         if self._queued.pop(run, _ABSENT) is _ABSENT:
             return False
-        if self._slots.covers(run.claimed.lease):
+        if self._slots.covers(run.lease):
             return True
         self._in_hand.discard(run)
-        self._lapsed.append(run.claimed)
+        self._lapsed.append(run)
         self._freed.set()
         return False
 
-    def _began(self, place: int, run: Run) -> None:
+    def _began(self, place: int, run: Claimed) -> None:
         self._running[place] = run
         self._slots.start(self._first_slot + place, run.id)
 
-    def _ended(self, place: int, run: Run, ended: Ended) -> None:
+    def _ended(self, place: int, run: Claimed, ended: Ended) -> None:
         # The outcome first: a crash right after it charges an attempt; the other way round it would lose one.
-        self._on_end(run.claimed, ended)
+        self._on_end(run, ended)
         self._slots.end(self._first_slot + place)
-        if run._said is not None and (note := run.note()) is not None:
+        if run._said is not None and (note := take_note(run)) is not None:
             self._last_notes.append(note)
         self._running[place] = None
         self._in_hand.discard(run)

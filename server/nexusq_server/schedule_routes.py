@@ -23,10 +23,11 @@ from nexusq_sdk.protocol.redis_layout import DURABLE, SCHEDULE_DUE, SCHEDULE_LAS
 from nexusq_sdk.protocol.wire import Options, Schedule, Schedules, ScheduleView
 from nexusq_sdk.protocol.words import MAX_TASK_BYTES, SCHEDULE
 from nexusq_server.bodies import Query, content_type, decode, read_body
+from nexusq_server.clock import now_us
 from nexusq_server.cron import Cron, CronError
 from nexusq_server.options import plan
 from nexusq_server.problems import InvalidRequest, RedisUnavailable, ScheduleNotFound, UnsupportedBody
-from nexusq_server.store import DISK_MS, now_us
+from nexusq_server.store import DISK_MS
 
 log = logging.getLogger(__name__)
 

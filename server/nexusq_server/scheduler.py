@@ -17,7 +17,8 @@ from kafka.errors import KafkaError
 
 from nexusq_server.schedules import Schedules
 from nexusq_server.settings import Settings
-from nexusq_server.store import DueTask, Store, connect
+from nexusq_server.states import DueTask
+from nexusq_server.store import Store, connect
 from nexusq_server.topics import connect_producer, encode_record, ensure_topics, topic
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,10 @@ from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.redis_layout import SCHEDULE_DUE, SCHEDULE_LAST, SCHEDULES
 from nexusq_sdk.protocol.wire import Options, ScheduleView
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, Priority
+from nexusq_server.clock import now_us
 from nexusq_server.cron import Cron, CronError, due_ticks
-from nexusq_server.store import DueTask, NewTask, Store, now_us
-from nexusq_server.topics import encode_options
+from nexusq_server.states import DueTask, NewTask, encode_options
+from nexusq_server.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from nexusq_sdk.tasks import TimeLimitExceeded
-from nexusq_server.runs import Run
+from nexusq_server.work import Claimed
 
 #: The timer looks again at the latest after so long; a wait can't be longer than a platform's own limit.
 LONGEST_WAIT = 3600.0
@@ -32,7 +32,7 @@ class Seat:
     def __init__(self, blow: Callable[[type[BaseException]], None]) -> None:
         self._blow = blow
         self._lock = threading.Lock()
-        self.run: Run | None = None
+        self.run: Claimed | None = None
         self.due = float("inf")  # the deadline of what sits here, or is about to
 
     def leave(self) -> None:
@@ -41,7 +41,7 @@ class Seat:
             self.run = None
             self.due = float("inf")
 
-    def strike(self, run: Run, reason: type[BaseException]) -> bool:
+    def strike(self, run: Claimed, reason: type[BaseException]) -> bool:
         """Strike `run` if it sits here and has not been struck yet."""
         with self._lock:
             if self.run is not run or run.interrupt is not None:
@@ -61,7 +61,7 @@ class Deadlines:
         self._thread: threading.Thread | None = None
         self._stopping = False
 
-    def watch(self, seat: Seat, run: Run, limit: timedelta) -> None:
+    def watch(self, seat: Seat, run: Claimed, limit: timedelta) -> None:
         """Tell of a run that is about to sit down with a time limit, from now on. Not while its window is open."""
         run.deadline = seat.due = time.monotonic() + limit.total_seconds()
         if self._thread is None or run.deadline < self._next:

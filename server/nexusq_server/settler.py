@@ -22,7 +22,8 @@ from nexusq_sdk.protocol.ids import split_task_id
 from nexusq_sdk.protocol.wire import DeadLetter, FailedAttempt, TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_server.dead_letters import DeadLetters
-from nexusq_server.store import DROPPED, LOST, SETTLED, Outcome, Store, is_full
+from nexusq_server.states import DROPPED, LOST, SETTLED, Outcome
+from nexusq_server.store import Store, is_full
 from nexusq_server.work import Claimed, Ended
 
 log = logging.getLogger(__name__)
@@ -142,15 +143,14 @@ class Settler(threading.Thread):
 
     def _decide(self, claimed: Claimed, ended: Ended) -> _Entry:
         """Make the outcome of an attempt: its end, or that there is another one."""
-        task = claimed.received.task
         outcome = Outcome(
-            task.task_id,
+            claimed.id,
             claimed.attempt,
             ended.status.value,
-            ended.value,
-            ended.started_us,
-            ended.finished_us,
-            parked=task.task_id in self._parked,
+            ended.value.decode(),
+            str(ended.started_us),
+            str(ended.finished_us),
+            parked=claimed.id in self._parked,
         )
         if ended.status != Status.FAILED:
             return _Entry(claimed, outcome)
@@ -162,11 +162,11 @@ class Settler(threading.Thread):
             worker=self._worker,
             finished_us=ended.finished_us,
         )
-        outcome = outcome._replace(history=_encode(failed))
+        outcome = outcome._replace(history=_encode(failed).decode())
         wait = self._next_wait(claimed, ended)
         if wait is not None:
             due = ended.finished_us + int(wait.total_seconds() * 1_000_000)
-            outcome = outcome._replace(status=Status.SCHEDULED.value, due_us=due)
+            outcome = outcome._replace(status=Status.SCHEDULED.value, due_us=str(due))
         return _Entry(claimed, outcome)
 
     def _settle(self, entries: list[_Entry]) -> bool:
@@ -201,11 +201,11 @@ class Settler(threading.Thread):
         return self._claim_again(lost) if lost else []
 
     def _claim_again(self, entries: list[_Entry]) -> list[_Entry]:
-        tasks = [(entry.claimed.received.task, entry.claimed.attempt) for entry in entries]
+        records = [entry.claimed.received for entry in entries]
         again, gone = [], []
-        for entry, claim in zip(entries, self._store.claim(self._worker, tasks), strict=True):
-            if claim.answer >= 1:
-                again.append(entry._replace(outcome=entry.outcome._replace(attempt=claim.answer)))
+        for entry, attempt in zip(entries, self._store.claim(self._worker, records)[0], strict=True):
+            if attempt >= 1:
+                again.append(entry._replace(outcome=entry.outcome._replace(attempt=attempt)))
             else:
                 gone.append(entry.claimed)
         if gone:
@@ -219,7 +219,7 @@ class Settler(threading.Thread):
         earlier = self._store.history(task.task_id) if entry.claimed.attempt > 1 else []
         letter = DeadLetter(
             reason=f"failed for good at attempt {outcome.attempt}: {error.type}: {error.message[:500]}",
-            at=datetime.fromtimestamp(outcome.finished_us / 1e6, UTC),
+            at=datetime.fromtimestamp(int(outcome.finished_us) / 1e6, UTC),
             task_id=task.task_id,
             task_type=task.task_type,
             batch_id=split[0] if split else None,

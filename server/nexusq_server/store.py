@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 import redis
@@ -20,8 +20,10 @@ from redis.retry import Retry
 
 from nexusq_sdk.protocol import redis_layout
 from nexusq_sdk.protocol.wire import FailedAttempt, TaskType
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE, Priority
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE
+from nexusq_server.clock import now_us
 from nexusq_server.settings import Settings
+from nexusq_server.states import UNKNOWN, DueTask, NewTask, Outcome, Recorded, Unusual
 
 #: Tasks a script call: long enough to be cheap, short enough (about 1 ms) not to keep other clients waiting.
 CHUNK = 500
@@ -34,102 +36,10 @@ RUNNING_TTL = timedelta(days=7)
 #: How long a type is known that no worker offers any more.
 TYPES_TTL = timedelta(days=90)
 
-#: What `Store.claim` answers in place of an attempt.
-SKIP, LATER = 0, -1
-#: What `Store.settle` answers.
-SETTLED, DROPPED, LOST = 1, 0, -1
-#: What `Claim.how` says.
-USUAL, ALONE, GIVEN_UP = 0, 1, 2
-
 #: The scripts of the same names.
 VERBS = ("submit", "close_batch", "claim", "settle", "hand_back", "take_due", "promote", "cancel", "requeue", "note")
 
 _pack = msgspec.msgpack.Encoder().encode
-
-
-class NewTask(NamedTuple):
-    """A task that Kafka has acknowledged. `payload` and `options` are JSON; times are microseconds since 1970.
-
-    `batch_size` closes the batch: it stands on the last of its tasks.
-    """
-
-    task_id: str
-    task_type: str
-    payload: bytes
-    queue: str
-    ttl_seconds: float | None
-    submitted_us: int
-    priority: str = Priority.NORMAL
-    options: bytes = b""
-    due_us: int | None = None
-    batch_size: int | None = None
-
-    def packed(self) -> tuple[str, ...]:
-        """Give the row that the scripts read: text throughout ("" for what is usual).
-
-        Lua's numbers would round the times, and Redis's cmsgpack knows no msgpack bytes.
-        """
-        return (
-            self.task_id,
-            self.task_type,
-            self.payload.decode(),
-            "" if self.queue == DEFAULT_QUEUE else self.queue,
-            "" if self.ttl_seconds is None else repr(self.ttl_seconds),
-            str(self.submitted_us),
-            "" if self.priority == Priority.NORMAL else self.priority,
-            self.options.decode(),
-            "" if self.due_us is None else str(self.due_us),
-            "" if self.batch_size is None else str(self.batch_size),
-        )
-
-
-class Claim(NamedTuple):
-    """What a claim was answered: an attempt to run, or `SKIP`, or `LATER`; and how to run it."""
-
-    answer: int
-    spent: int = 0
-    how: int = USUAL
-    deliveries: int = 1
-
-
-class Outcome(NamedTuple):
-    """How an attempt ended. `value` is JSON: the result of a COMPLETED task, else the `TaskError`.
-
-    SCHEDULED: it failed, and there is another attempt at `due_us`. `history` is JSON of what failed, or empty.
-    """
-
-    task_id: str
-    attempt: int
-    status: str
-    value: bytes
-    started_us: int
-    finished_us: int
-    due_us: int | None = None
-    history: bytes = b""
-    parked: bool = False
-
-    def packed(self) -> tuple[str, int, str, str, str, str, str, str, int]:
-        """Give the row that ``settle.lua`` reads."""
-        due = "" if self.due_us is None else str(self.due_us)
-        times = (str(self.started_us), str(self.finished_us), due)
-        return (*self[:3], self.value.decode(), *times, self.history.decode(), int(self.parked))
-
-
-class DueTask(NamedTuple):
-    """A task whose time has come, as its record is to be written."""
-
-    task_id: str
-    task_type: str
-    payload: bytes
-    queue: str
-    priority: str
-    options: bytes
-    record: int
-
-
-def now_us() -> int:
-    """Give the time in whole microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -183,30 +93,52 @@ class Store:
             args=[batch_id, size, task_type, lane, ttl, now_us(), self._ttl, self._gone],
         )
 
-    def claim(self, worker: str, tasks: Sequence[tuple[NewTask, int]], room: int | None = None) -> list[Claim]:
-        """Ask for tasks, each with its record's attempt, to start `room` of them at the most.
+    def claim(
+        self, worker: str, records: Sequence[Recorded], room: int | None = None
+    ) -> tuple[list[int], dict[int, Unusual]]:
+        """Ask for tasks, to start `room` of them at the most.
 
-        There is an answer for each task that was looked at: none for those behind the last one that there was room for.
+        Gives an answer for each record that was looked at (an attempt to run, `SKIP` or `LATER`; none for those behind
+        the last one that there was room for), and by its index how to run what is not as usual.
         """
-        left = len(tasks) if room is None else room
-        claims: list[Claim] = []
-        now = now_us()
-        limits = (self._settings.alone_after, self._settings.max_deliveries)
-        keys = [redis_layout.RECENT, redis_layout.DUE]
-        for start in range(0, len(tasks), CHUNK):
-            rows = [(*task.packed(), attempt) for task, attempt in tasks[start : start + CHUNK]]
-            lease = self._settings.lease.total_seconds()
-            args = [worker, now, self._ttl, self._gone, *limits, _pack(rows), lease, left]
-            answers, unusual = cast(tuple[list[int], list[int]], self._scripts["claim"](keys=keys, args=args))
-            found = [Claim(answer) for answer in answers]
-            for at in range(0, len(unusual), 4):
-                place, *rest = unusual[at : at + 4]
-                found[place - 1] = Claim(answers[place - 1], *rest)
-            claims += found
-            left -= sum(answer > 0 for answer in answers)
+        left = len(records) if room is None else room
+        answers: list[int] = []
+        unusual: dict[int, Unusual] = {}
+        for start in range(0, len(records), CHUNK):
+            chunk = records[start : start + CHUNK]
+            found, rest = self._claim(worker, chunk, left)
+            # Mostly the state is there: only of others is all sent that it is made of.
+            unknown = [index for index, answer in enumerate(found) if answer == UNKNOWN]
+            if unknown:
+                made, more = self._claim(worker, [chunk[index] for index in unknown], len(unknown), whole=True)
+                for index, answer in zip(unknown, made, strict=True):
+                    found[index] = answer
+                rest |= {unknown[index]: entry for index, entry in more.items()}
+            unusual |= {start + index: entry for index, entry in rest.items()}
+            answers += found
+            left -= sum(answer > 0 for answer in found)
             if left <= 0:
                 break
-        return claims
+        return answers, unusual
+
+    def _claim(
+        self, worker: str, records: Sequence[Recorded], room: int, *, whole: bool = False
+    ) -> tuple[list[int], dict[int, Unusual]]:
+        limits = (self._settings.alone_after, self._settings.max_deliveries)
+        rows = [
+            (record.task_id, record.number)
+            if record.batch_size is None
+            else (record.task_id, record.number, record.batch_size)
+            for record in records
+        ]
+        tasks = _pack([record.task.packed() for record in records]) if whole else b""
+        lease = self._settings.lease.total_seconds()
+        args = [worker, now_us(), self._ttl, self._gone, *limits, _pack(rows), lease, room, tasks]
+        answers, rest = cast(
+            tuple[list[int], list[int]],
+            self._scripts["claim"](keys=[redis_layout.RECENT, redis_layout.DUE], args=args),
+        )
+        return answers, {rest[at] - 1: Unusual(*rest[at + 1 : at + 4]) for at in range(0, len(rest), 4)}
 
     def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[int]:
         """Write outcomes: for each `SETTLED`, `DROPPED` (not this worker's any more) or `LOST` (claim it again)."""
@@ -214,8 +146,7 @@ class Store:
         dead = self._settings.dead_letter_ttl.total_seconds()
         oldest = now_us() - int(dead * 1_000_000)
         for start in range(0, len(outcomes), CHUNK):
-            rows = [outcome.packed() for outcome in outcomes[start : start + CHUNK]]
-            args = [worker, self._ttl, self._gone, dead, oldest, _pack(rows)]
+            args = [worker, self._ttl, self._gone, dead, oldest, _pack(outcomes[start : start + CHUNK])]
             keys = [redis_layout.DUE, redis_layout.DEAD]
             answers += cast(list[int], self._scripts["settle"](keys=keys, args=args))
         return answers
@@ -238,7 +169,7 @@ class Store:
         now = now_us()
         args = [now, now + TAKEN_SECONDS * 1_000_000, limit]
         rows = cast(list[list[bytes | None]], self._scripts["take_due"](keys=[redis_layout.DUE], args=args))
-        return [_due_task(row) for row in rows]
+        return [DueTask.of(row) for row in rows]
 
     def promote(self, tasks: Sequence[DueTask]) -> int:
         """Mark tasks as QUEUED whose records Kafka has now; give how many were SCHEDULED."""
@@ -354,7 +285,7 @@ class Store:
         tasks = []
         for name, row in zip(names, pipeline.execute() if names else [], strict=True):
             if row[6] in {b"IN_PROGRESS", b"QUEUED"}:
-                tasks.append(_due_task([name.encode(), *row[:6]]))
+                tasks.append(DueTask.of([name.encode(), *row[:6]]))
         return names, tasks
 
     def forget_worker(self, worker: str, parked: Sequence[str]) -> None:
@@ -382,16 +313,3 @@ class Store:
         if offered:
             self._redis.hset(redis_layout.TYPES, mapping=cast(Any, offered))
             self._redis.expire(redis_layout.TYPES, TYPES_TTL)
-
-
-def _due_task(row: Sequence[bytes | None]) -> DueTask:
-    task_id, task_type, payload, queue, priority, options, record = row
-    return DueTask(
-        cast(bytes, task_id).decode(),
-        cast(bytes, task_type).decode(),
-        payload or b"null",
-        (queue or DEFAULT_QUEUE.encode()).decode(),
-        (priority or Priority.NORMAL.encode()).decode(),
-        options or b"",
-        int(record or 1),
-    )

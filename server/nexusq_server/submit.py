@@ -23,7 +23,8 @@ from kafka.errors import KafkaError
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE
 from nexusq_server.problems import KafkaUnavailable, QueueFull, RedisFull, Refusal
 from nexusq_server.settings import Settings
-from nexusq_server.store import NewTask, Store, connect, is_full
+from nexusq_server.states import NewTask
+from nexusq_server.store import Store, connect, is_full
 from nexusq_server.topics import connect_producer, encode_record, ensure_topics, topic
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 
 from nexusq_sdk.protocol import ids
-from nexusq_sdk.protocol.wire import Options, Record
+from nexusq_sdk.protocol.wire import Record
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, MAX_CHUNK_TASKS, TASK_TYPE, Priority
 from nexusq_server.limits import MAX_ATTEMPT, fault_in
 from nexusq_server.settings import Settings
@@ -50,8 +50,6 @@ def group(queue: str) -> str:
     return "nexusq-workers" if queue == DEFAULT_QUEUE else f"nexusq-workers.{queue}"
 
 
-_NO_OPTIONS = Options()
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Record).decode
 _read = msgspec.json.Decoder().decode
 
@@ -70,23 +68,6 @@ def encode_record(
     if batch_size is not None:
         tail += b',"batchSize":%d' % batch_size
     return head + bytes(payload) + tail + b"}"
-
-
-def encode_options(options: Options | None) -> bytes:
-    """Give what a worker needs of the options, as JSON; empty where that is nothing.
-
-    Queue and priority are the topic's, the rest was for the API.
-    """
-    if options is None:
-        return b""
-    kept = Options(
-        eta=options.eta,
-        max_attempts=options.max_attempts,
-        backoff=options.backoff,
-        timeout_seconds=options.timeout_seconds,
-        result_ttl_seconds=options.result_ttl_seconds,
-    )
-    return b"" if kept == _NO_OPTIONS else _encode(kept)
 
 
 def decode_record(value: bytes | None) -> Record:

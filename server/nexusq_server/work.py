@@ -6,7 +6,6 @@ Child processes import this too: it must load neither Kafka's client nor Redis's
 from __future__ import annotations
 
 import linecache
-import time
 import traceback
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,14 +14,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from nexusq_sdk import tasks
-from nexusq_sdk.protocol.wire import TaskError
-from nexusq_sdk.protocol.words import Status
+from nexusq_sdk.protocol.wire import Record, TaskError
+from nexusq_sdk.protocol.words import Priority, Status
+from nexusq_server.clock import now_us
+from nexusq_server.states import NewTask, encode_options
 
 if TYPE_CHECKING:
     from kafka import TopicPartition
 
     from nexusq_server.offsets import Place
-    from nexusq_server.store import NewTask
+    from nexusq_server.registry import Handler
 
 #: A traceback's longest text: it is kept in Redis and shown in notebooks.
 MAX_TRACEBACK_CHARS = 20_000
@@ -31,30 +32,86 @@ MAX_MESSAGE_CHARS = 4_000
 _BARE = ("builtins", tasks.__name__)
 
 
-@dataclass(slots=True)
 class Received:
-    """A record as it was polled: decoded, and where it came from."""
+    """A record as it was polled: decoded, and where it came from. `task` is made only where it is asked for."""
 
-    attempt: int
-    task: NewTask
-    place: Place[TopicPartition]
-    size: int
+    __slots__ = ("batch_size", "number", "place", "priority", "queue", "record", "size", "submitted_us", "task_id")
+
+    def __init__(
+        self,
+        record: Record,
+        queue: str,
+        priority: Priority,
+        submitted_us: int,
+        place: Place[TopicPartition],
+        size: int,
+    ) -> None:
+        self.task_id = record.task_id
+        self.number = record.attempt  # the attempt that the record is for
+        self.batch_size = record.batch_size
+        self.record = record
+        self.queue = queue
+        self.priority = priority
+        self.submitted_us = submitted_us
+        self.place = place
+        self.size = size
+
+    @property
+    def task(self) -> NewTask:
+        """The task as the store is told of it."""
+        options = self.record.options
+        due = None
+        if options is not None and options.eta is not None:
+            due = int(options.eta.timestamp() * 1_000_000)
+        elif options is not None and options.delay_seconds is not None:
+            due = self.submitted_us + int(options.delay_seconds * 1_000_000)
+        return NewTask(
+            self.task_id,
+            self.record.task_type,
+            bytes(self.record.payload),
+            self.queue,
+            None if options is None else options.result_ttl_seconds,
+            self.submitted_us,
+            self.priority,
+            encode_options(options),
+            due,
+            self.batch_size,
+        )
 
 
-@dataclass(slots=True)
-class Claimed:
-    """A task that this worker may run, as this attempt.
+class Claimed(tasks.CurrentTask):
+    """A task that this worker may run, as this attempt; its handler gets it as `current_task`.
 
     `spent` of its attempts count no more: it was taken back from the dead letters after them.
     `alone`: it was claimed again and again without an end, so it runs in a process that it can't take others down with.
     `lease` is the number of the lease under which it was claimed: once that has run out, it is not to be started.
+    The rest is its executor's. Compared by identity: an id may come again.
     """
 
-    received: Received
-    attempt: int
-    spent: int = 0
-    alone: bool = False
-    lease: int = 0
+    __slots__ = ("alone", "deadline", "handler", "interrupt", "lease", "limit", "received", "spent")
+
+    handler: Handler
+    limit: timedelta | None
+
+    def __init__(
+        self, received: Received, attempt: int, spent: int = 0, *, alone: bool = False, lease: int = 0
+    ) -> None:
+        # The hot path: no call of the parent's __init__.
+        self.id = received.task_id
+        self.task_type = received.record.task_type
+        self.attempt = attempt
+        self._cancelled = False
+        self._said = None
+        self.received = received
+        self.spent = spent
+        self.alone = alone
+        self.lease = lease
+        self.deadline = float("inf")  # by time.monotonic, once its handler is about to start
+        self.interrupt: type[BaseException] | None = None  # what was sent into its handler: one thing at the most
+
+    def cancel(self) -> None:
+        """Raise the flag that the handler can read."""
+        self._cancelled = True
 
 
 @dataclass(slots=True)
@@ -72,11 +129,6 @@ class Ended:
     kinds: tuple[str, ...] = ()
     retry_in: timedelta | None = None
     hopeless: bool = False  # the next attempt would end the same way: the payload does not fit, nobody knows the type
-
-
-def now_us() -> int:
-    """Give the time in whole microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 def completed(result: bytes, started_us: int) -> Ended:
@@ -145,7 +197,5 @@ def _cut(text: str, limit: int) -> str:
 
 def unknown_type(claimed: Claimed, known: list[str]) -> Ended:
     """Give the end of a task whose type this worker does not know."""
-    message = (
-        f"expected a task type that this worker knows ({', '.join(known)}), got {claimed.received.task.task_type!r}"
-    )
+    message = f"expected a task type that this worker knows ({', '.join(known)}), got {claimed.task_type!r}"
     return failed(TaskError(type="UnknownTaskType", message=message), now_us(), hopeless=True)

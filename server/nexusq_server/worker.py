@@ -20,6 +20,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from nexusq_sdk.protocol.wire import TaskError
+from nexusq_server.clock import now_us
 from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.durability import Durability
 from nexusq_server.handlers import builtin_handlers
@@ -35,7 +36,8 @@ from nexusq_server.registry import Handler, HandlerError, find_handler, load_han
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.settings import Settings
 from nexusq_server.settler import Settler
-from nexusq_server.store import ALONE, CHUNK, GIVEN_UP, LATER, SKIP, Claim, Store, connect, is_full, now_us
+from nexusq_server.states import ALONE, GIVEN_UP, LATER, SKIP, Unusual
+from nexusq_server.store import CHUNK, Store, connect, is_full
 from nexusq_server.topics import START_TIMEOUT, ensure_topics, topic
 from nexusq_server.work import Claimed, Ended, Received, failed, unknown_type
 
@@ -49,6 +51,7 @@ POLL_SECONDS = 0.1
 RETRY_SECONDS = 0.5
 #: How often the loop sees to what is not urgent: cancels, parking, limits.
 TEND_SECONDS = 0.25
+_USUAL = Unusual()
 #: Without a poll and a held lease for so long, the worker is not ready.
 READY_SECONDS = 15.0
 
@@ -161,7 +164,7 @@ class Worker:
             return
         log.info("%d tasks that were claimed and have not ended are handed back", len(tasks))
         try:
-            self.store.hand_back(self.id, [(claimed.received.task.task_id, claimed.attempt) for claimed in tasks])
+            self.store.hand_back(self.id, [(claimed.id, claimed.attempt) for claimed in tasks])
         except redis.RedisError as error:
             log.warning("Redis is away: what was claimed is taken over when the lease has ended: %s", error)
         for claimed in tasks:
@@ -236,7 +239,7 @@ class Worker:
         self._polled = time.monotonic()
 
     def _kind(self, received: Received) -> str:
-        handler = find_handler(self._handlers, received.task.task_type)
+        handler = find_handler(self._handlers, received.record.task_type)
         return "thread" if handler is None else handler.executor
 
     def _start_ready(self) -> None:
@@ -255,7 +258,7 @@ class Worker:
         """Claim and start up to `room` of `batch`; False if Redis can't be asked now."""
         lease = self.slots.lease
         try:
-            claims = self.store.claim(self.id, [(received.task, received.attempt) for received in batch], room)
+            answers, unusual = self.store.claim(self.id, batch, room)
         except redis.RedisError as error:
             # Whether Redis has carried the claim out does not matter: asked again, it says the same.
             why = "is full (maxmemory)" if is_full(error) else "is away or refuses"
@@ -263,23 +266,24 @@ class Worker:
             self._put_back(kind, batch)
             self.stopping.wait(RETRY_SECONDS)
             return False
-        self._put_back(kind, batch[len(claims) :])
+        self._put_back(kind, batch[len(answers) :])
         skipped, parked, started = [], [], 0
-        for received, claim in zip(batch, claims, strict=False):
-            if claim.answer == SKIP:
+        for index, answer in enumerate(answers):
+            received = batch[index]
+            if answer == SKIP:
                 skipped.append(received.place)
                 if received in self.parking:
-                    parked.append(received.task.task_id)
-            elif claim.answer == LATER:
+                    parked.append(received.task_id)
+            elif answer == LATER:
                 self._later.append((time.monotonic() + LATER_SECONDS, received))
             else:
                 started += 1
-                self._start(received, claim, lease)
+                self._start(received, answer, unusual.get(index, _USUAL), lease)
         self.offsets.settled(skipped)
         if parked:
             self.parking.ended(parked)
         # Where most have ended already, as in a cancelled batch, many are looked at for the few that there is room for.
-        self._look[kind] = min(4 * len(claims), CHUNK) if 2 * started < len(claims) else 0
+        self._look[kind] = min(4 * len(answers), CHUNK) if 2 * started < len(answers) else 0
         return True
 
     def _put_back(self, kind: str, batch: list[Received]) -> None:
@@ -293,21 +297,20 @@ class Worker:
             for received in records:
                 if not self.offsets.current(received.place) and received not in self.parking:
                     continue  # the partition is another worker's now, and so is the record
-                if received.task.task_id in self._held or received.task.task_id in asked:
+                if received.task_id in self._held or received.task_id in asked:
                     # A second record of a task that runs here: it counts as settled once the task has ended.
                     self._later.append((time.monotonic() + LATER_SECONDS, received))
                 else:
-                    asked.add(received.task.task_id)
+                    asked.add(received.task_id)
                     batch.append(received)
         return batch
 
-    def _start(self, received: Received, claim: Claim, lease: int) -> None:
-        task = received.task
-        claimed = Claimed(received, claim.answer, claim.spent, claim.how == ALONE, lease)
-        self._held[task.task_id] = claimed
-        handler = find_handler(self._handlers, task.task_type)
-        if claim.how == GIVEN_UP:
-            self.settler.add(claimed, _given_up(claim.deliveries))
+    def _start(self, received: Received, attempt: int, how: Unusual, lease: int) -> None:
+        claimed = Claimed(received, attempt, how.spent, alone=how.how == ALONE, lease=lease)
+        self._held[received.task_id] = claimed
+        handler = find_handler(self._handlers, claimed.task_type)
+        if how.how == GIVEN_UP:
+            self.settler.add(claimed, _given_up(how.deliveries))
         elif handler is None:
             self.settler.add(claimed, unknown_type(claimed, sorted(self._handlers)))
         else:
@@ -318,7 +321,7 @@ class Worker:
         self.offsets.settled(claimed.received.place for claimed in settled)
         for claimed in settled:
             if self._let_go(claimed):
-                self.parking.names.discard(claimed.received.task.task_id)
+                self.parking.names.discard(claimed.id)
 
     def _not_mine(self, dropped: list[Claimed]) -> None:
         for claimed in dropped:
@@ -327,8 +330,7 @@ class Worker:
 
     def _let_go(self, claimed: Claimed) -> bool:
         """Take a task out of hand; False if another attempt at it is in hand: an outcome may be written again later."""
-        task_id = claimed.received.task.task_id
-        return self._held.get(task_id) is claimed and self._held.pop(task_id, None) is not None
+        return self._held.get(claimed.id) is claimed and self._held.pop(claimed.id, None) is not None
 
     def _lease_fields(self) -> dict[str, str | int]:
         return {

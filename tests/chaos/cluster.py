@@ -39,6 +39,8 @@ SETTINGS = {
     "NEXUSQ_CONCURRENCY": "8",
     "NEXUSQ_PROCESSES": "2",
     "NEXUSQ_PARTITIONS": "4",
+    # A task of a quarter of a minute loses its worker more often than ten times where one dies every few seconds.
+    "NEXUSQ_MAX_DELIVERIES": "1000",
 }
 #: How often a process's memory is looked at.
 LOOK_SECONDS = 1.0

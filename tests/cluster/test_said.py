@@ -11,7 +11,10 @@ import redis
 import nexusq_sdk
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.tasks import CurrentTask
-from nexusq_server.store import NewTask, Store, now_us
+from nexusq_server.clock import now_us
+from nexusq_server.states import NewTask
+from nexusq_server.store import Store
+from tests.asking import claim
 from tests.conftest import WorkerProcess, eventually
 
 
@@ -74,7 +77,7 @@ def test_what_another_worker_or_attempt_says_is_not_written(store: Store, redis_
     # given a task that worker a has claimed for the first time
     task = NewTask(ids.new_id(), "ECHO", b"1", "default", None, now_us())
     store.submit([task])
-    store.claim("a", [(task, 1)])
+    claim(store, "a", [(task, 1)])
     key = f"nexusq:task:{task.task_id}"
 
     # when others speak of it, or of a task that is not there

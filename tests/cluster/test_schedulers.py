@@ -19,7 +19,8 @@ from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.redis_layout import SCHEDULE_DUE, SCHEDULE_LAST, SCHEDULES
 from nexusq_server.schedules import MOVED, NO_SCHEDULE, NOT_ITS_TICK, REPLACED, Schedules
 from nexusq_server.settings import Settings
-from nexusq_server.store import DueTask, Store
+from nexusq_server.states import DueTask
+from nexusq_server.store import Store
 
 FAR = 4_102_444_800.0  # in the year 2100
 

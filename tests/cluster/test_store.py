@@ -9,7 +9,10 @@ import pytest
 import redis
 
 from nexusq_sdk.protocol import ids
-from nexusq_server.store import DROPPED, LATER, LOST, SETTLED, SKIP, Claim, NewTask, Outcome, Store, now_us
+from nexusq_server.clock import now_us
+from nexusq_server.states import DROPPED, LATER, LOST, SETTLED, SKIP, NewTask, Outcome, Unusual
+from nexusq_server.store import Store
+from tests.asking import claim
 
 LEASE = timedelta(seconds=60)
 
@@ -18,16 +21,16 @@ def new_task(task_id: str | None = None, **changes: object) -> NewTask:
     return NewTask(task_id or ids.new_id(), "ECHO", b'{"a":1}', "default", None, now_us())._replace(**changes)
 
 
-def outcome(task: NewTask, attempt: int = 1, status: str = "COMPLETED", value: bytes = b"2") -> Outcome:
-    return Outcome(task.task_id, attempt, status, value, now_us(), now_us())
+def outcome(task: NewTask, attempt: int = 1, status: str = "COMPLETED", value: str = "2") -> Outcome:
+    return Outcome(task.task_id, attempt, status, value, str(now_us()), str(now_us()))
 
 
 def state(client: redis.Redis, task: NewTask) -> dict[str, str]:
     return client.hgetall(f"nexusq:task:{task.task_id}")
 
 
-def answers(claims: list[Claim]) -> list[int]:
-    return [claim.answer for claim in claims]
+def answers(claims: list[tuple[int, Unusual]]) -> list[int]:
+    return [answer for answer, _ in claims]
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def test_submit_leaves_alone_what_a_quick_worker_has_written(
 ) -> None:
     # given a task that was claimed before its submit reached Redis
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
 
     # when it is submitted
     assert 0 == store.submit([task])
@@ -92,7 +95,7 @@ def test_submit_does_not_revive_a_task_whose_state_has_expired(
     store: Store, redis_client: redis.Redis, worker: str
 ) -> None:
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
     store.settle(worker, [outcome(task)])
     redis_client.delete(f"nexusq:task:{task.task_id}")  # what its expiry does, a day later
 
@@ -105,8 +108,8 @@ def test_a_queued_task_is_claimed_once(store: Store, redis_client: redis.Redis, 
     task = new_task()
     store.submit([task])
 
-    assert [1] == answers(store.claim(worker, [(task, 1)]))
-    assert [LATER] == answers(store.claim(other, [(task, 1)]))
+    assert [1] == answers(claim(store, worker, [(task, 1)]))
+    assert [LATER] == answers(claim(store, other, [(task, 1)]))
 
     claimed = state(redis_client, task)
     assert ("IN_PROGRESS", worker, "1", "1") == tuple(
@@ -116,18 +119,18 @@ def test_a_queued_task_is_claimed_once(store: Store, redis_client: redis.Redis, 
 
 def test_a_claim_whose_answer_was_lost_is_given_again(store: Store, worker: str) -> None:
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
 
-    assert [1] == answers(store.claim(worker, [(task, 1)]))
+    assert [1] == answers(claim(store, worker, [(task, 1)]))
 
 
 @pytest.mark.parametrize("status", ["COMPLETED", "FAILED"])
 def test_a_task_that_has_ended_is_not_claimed_again(store: Store, worker: str, status: str) -> None:
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
     store.settle(worker, [outcome(task, status=status)])
 
-    assert [SKIP] == answers(store.claim(worker, [(task, 1)]))
+    assert [SKIP] == answers(claim(store, worker, [(task, 1)]))
 
 
 def test_a_dead_workers_task_is_taken_over_and_charged_only_if_it_had_started(store: Store, other: str) -> None:
@@ -135,13 +138,13 @@ def test_a_dead_workers_task_is_taken_over_and_charged_only_if_it_had_started(st
     started, waiting = new_task(), new_task()
     dead = f"dead-{secrets.token_hex(4)}"
     store.renew_lease(dead, LEASE, {"queues": "none"}, [])
-    store.claim(dead, [(started, 1), (waiting, 1)])
+    claim(store, dead, [(started, 1), (waiting, 1)])
     store.renew_lease(dead, LEASE, {"queues": "none"}, [started.task_id])
-    assert [LATER, LATER] == answers(store.claim(other, [(started, 1), (waiting, 1)]))
+    assert [LATER, LATER] == answers(claim(store, other, [(started, 1), (waiting, 1)]))
     store.end_lease(dead)
 
     # when another worker takes both over
-    answered = answers(store.claim(other, [(started, 1), (waiting, 1)]))
+    answered = answers(claim(store, other, [(started, 1), (waiting, 1)]))
 
     # then the one that had started is at its second attempt, and the dead worker's late answers are dropped
     assert [2, 1] == answered
@@ -151,17 +154,17 @@ def test_a_dead_workers_task_is_taken_over_and_charged_only_if_it_had_started(st
 
 def test_an_outcome_is_written_once(store: Store, redis_client: redis.Redis, worker: str) -> None:
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
 
-    assert [SETTLED] == store.settle(worker, [outcome(task, value=b'"first"')])
-    assert [DROPPED] == store.settle(worker, [outcome(task, value=b'"second"')])
+    assert [SETTLED] == store.settle(worker, [outcome(task, value='"first"')])
+    assert [DROPPED] == store.settle(worker, [outcome(task, value='"second"')])
 
     assert '"first"' == state(redis_client, task)["result"]
 
 
 def test_an_outcome_of_an_earlier_attempt_is_dropped(store: Store, worker: str) -> None:
     task = new_task()
-    store.claim(worker, [(task, 2)])
+    claim(store, worker, [(task, 2)])
 
     assert [DROPPED] == store.settle(worker, [outcome(task, attempt=1)])
 
@@ -182,7 +185,7 @@ def test_a_batch_is_finished_when_it_is_closed_and_all_its_tasks_have_ended(
     tasks = [new_task(ids.task_id(batch, index)) for index in range(2)]
     key = f"nexusq:batch:{batch}"
     store.submit(tasks)
-    store.claim(worker, [(task, 1) for task in tasks])
+    claim(store, worker, [(task, 1) for task in tasks])
     store.settle(worker, [outcome(tasks[0]), outcome(tasks[1], status="FAILED")])
     assert "finishedUs" not in redis_client.hgetall(key)
 
@@ -200,7 +203,7 @@ def test_an_ended_task_expires_and_is_remembered_as_expired_for_longer(
     store: Store, redis_client: redis.Redis, worker: str
 ) -> None:
     task = new_task(ttl_seconds=100.0)
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
     assert -1 == redis_client.ttl(f"nexusq:task:{task.task_id}")
 
     store.settle(worker, [outcome(task)])

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from nexusq_server.clock import now_us
 from nexusq_server.settings import load_settings
-from nexusq_server.store import (
+from nexusq_server.states import (
     ALONE,
     DROPPED,
     GIVEN_UP,
@@ -18,18 +19,17 @@ from nexusq_server.store import (
     SETTLED,
     SKIP,
     USUAL,
-    Claim,
     DueTask,
     NewTask,
     Outcome,
-    Store,
-    now_us,
+    Unusual,
 )
-from tests.asking import own_store
+from nexusq_server.store import Store
+from tests.asking import claim, own_store
 from tests.cluster.test_store import LEASE, answers, new_task, outcome, state
 
 HOUR = 3600 * 1_000_000
-FAILURE = b'{"type":"ValueError","message":"no"}'
+FAILURE = '{"type":"ValueError","message":"no"}'
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +61,18 @@ def scheduled(task: NewTask, attempt: int = 1, due_us: int | None = None) -> Out
     """Say that an attempt failed and that there is another one, in an hour unless said."""
     due = now_us() + HOUR if due_us is None else due_us
     failed = outcome(task, attempt, "SCHEDULED", FAILURE)
-    return failed._replace(due_us=due, history=b'{"attempt":%d}' % attempt)
+    return failed._replace(due_us=str(due), history=f'{{"attempt":{attempt}}}')
 
 
 def due(client: redis.Redis, task: NewTask) -> float | None:
     return client.zscore("nexusq:due", task.task_id)
 
 
-def dies(store: Store, *claimed: tuple[NewTask, int]) -> list[Claim]:
+def dies(store: Store, *claimed: tuple[NewTask, int]) -> list[tuple[int, Unusual]]:
     """Let a worker claim tasks and die of nothing that it had started."""
     name = f"dead-{secrets.token_hex(4)}"
     store.renew_lease(name, LEASE, {"queues": "none"}, [])
-    claims = store.claim(name, list(claimed))
+    claims = claim(store, name, list(claimed))
     store.end_lease(name)
     return claims
 
@@ -98,7 +98,7 @@ def test_a_delayed_task_is_scheduled_and_put_into_the_due_set_by_who_polls_it(
     assert ("SCHEDULED", None) == (state(redis_client, task)["status"], due(redis_client, task))
 
     # when its record is polled
-    assert [SKIP] == answers(store.claim(worker, [(task, 1)]))
+    assert [SKIP] == answers(claim(store, worker, [(task, 1)]))
 
     # then the due set has it, and no delivery was counted
     assert float(task.due_us or 0) == due(redis_client, task)
@@ -112,7 +112,7 @@ def test_a_delayed_task_that_redis_does_not_know_is_scheduled_by_its_record(
 ) -> None:
     task = new_task(due_us=now_us() + HOUR)
 
-    assert [SKIP] == answers(store.claim(worker, [(task, 1)]))
+    assert [SKIP] == answers(claim(store, worker, [(task, 1)]))
 
     assert ("SCHEDULED", float(task.due_us or 0)) == (state(redis_client, task)["status"], due(redis_client, task))
     redis_client.zrem("nexusq:due", task.task_id)
@@ -123,10 +123,10 @@ def test_a_delayed_task_whose_time_has_come_is_claimed_and_leaves_the_due_set(
 ) -> None:
     # given a task in the due set whose record comes late
     task = new_task(due_us=now_us() + HOUR)
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
     redis_client.hset(f"nexusq:task:{task.task_id}", "dueUs", now_us() - 1)
 
-    assert [1] == answers(store.claim(worker, [(task, 1)]))
+    assert [1] == answers(claim(store, worker, [(task, 1)]))
 
     assert due(redis_client, task) is None
 
@@ -138,7 +138,7 @@ def test_a_failed_attempt_waits_in_the_due_set_with_its_history(
     store: Store, redis_client: redis.Redis, worker: str
 ) -> None:
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
     again = scheduled(task)
 
     assert [SETTLED] == store.settle(worker, [again])
@@ -155,12 +155,12 @@ def test_a_failed_attempt_waits_in_the_due_set_with_its_history(
 def test_the_older_record_of_a_retried_task_is_skipped_and_the_newer_one_claimed(store: Store, worker: str) -> None:
     # given a task whose first attempt failed and whose second one is due
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
     store.settle(worker, [scheduled(task, due_us=now_us() - 1)])
 
     # then its first record, read again, is skipped, and its second one is an attempt
-    assert [SKIP] == answers(store.claim(worker, [(task, 1)]))
-    assert [2] == answers(store.claim(worker, [(task, 2)]))
+    assert [SKIP] == answers(claim(store, worker, [(task, 1)]))
+    assert [2] == answers(claim(store, worker, [(task, 2)]))
 
 
 def test_a_retry_whose_settling_redis_has_lost_is_settled_again(
@@ -168,7 +168,7 @@ def test_a_retry_whose_settling_redis_has_lost_is_settled_again(
 ) -> None:
     # given a task of which Redis remembers the wait before attempt 2, and not that it was claimed since
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
     store.settle(worker, [scheduled(task)])
 
     assert [LOST] == store.settle(worker, [outcome(task, attempt=2)])
@@ -184,7 +184,7 @@ def test_what_is_due_is_taken_once_and_again_if_its_taker_dies(
 ) -> None:
     # given a retry that is due, and one that is not
     now, later = new_task(queue="q7", priority="high", options=b'{"maxAttempts":3}'), new_task()
-    store.claim(worker, [(now, 1), (later, 1)])
+    claim(store, worker, [(now, 1), (later, 1)])
     store.settle(worker, [scheduled(now, due_us=now_us() - 1), scheduled(later)])
 
     # when it is taken twice, and once more when its taker's time is over
@@ -199,7 +199,7 @@ def test_what_is_due_is_taken_once_and_again_if_its_taker_dies(
 
 def test_no_more_is_taken_than_is_asked_for(store: Store, worker: str) -> None:
     tasks = [new_task() for _ in range(5)]
-    store.claim(worker, [(task, 1) for task in tasks])
+    claim(store, worker, [(task, 1) for task in tasks])
     store.settle(worker, [scheduled(task, due_us=1000 + row) for row, task in enumerate(tasks)])
 
     assert [as_due(task, 2) for task in tasks[:2]] == store.take_due(2)
@@ -225,7 +225,7 @@ def test_promote_marks_what_kafka_has_and_leaves_alone_what_was_claimed_or_has_e
     store.submit([waits, claimed, ended])
     for task in (claimed, ended):
         redis_client.hset(f"nexusq:task:{task.task_id}", "dueUs", 1)
-    store.claim(worker, [(claimed, 1), (ended, 1)])
+    claim(store, worker, [(claimed, 1), (ended, 1)])
     store.settle(worker, [outcome(ended)])
     for task in (waits, claimed, ended, unknown):
         redis_client.zadd("nexusq:due", {task.task_id: now_us() + HOUR})
@@ -238,7 +238,7 @@ def test_promote_marks_what_kafka_has_and_leaves_alone_what_was_claimed_or_has_e
     assert "dueUs" not in state(redis_client, waits)
     assert {} == state(redis_client, unknown)
     assert [None] * 4 == [due(redis_client, task) for task in (waits, claimed, ended, unknown)]
-    assert [1] == answers(store.claim(worker, [(waits, 1)]))
+    assert [1] == answers(claim(store, worker, [(waits, 1)]))
 
 
 def test_promote_leaves_alone_what_has_failed_again_since_it_was_produced(
@@ -246,7 +246,7 @@ def test_promote_leaves_alone_what_has_failed_again_since_it_was_produced(
 ) -> None:
     # given a task whose record 1 was produced, which a quick worker has claimed, failed at and given another attempt
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
     store.settle(worker, [scheduled(task)])
 
     # when whoever produced record 1 says so
@@ -271,8 +271,8 @@ def test_right_after_redis_has_started_no_worker_is_taken_for_dead(
     # then one who believes in leases of a day comes back later, and one who believes in short ones takes over
     with redis.Redis(port=redis_client.connection_pool.connection_kwargs["port"]) as raw:
         patient = Store(raw, load_settings(lease="1d"))
-        assert [LATER] == answers(patient.claim(worker, [(task, 1)]))
-    assert [1] == answers(store.claim(worker, [(task, 1)]))
+        assert [LATER] == answers(claim(patient, worker, [(task, 1)]))
+    assert [1] == answers(claim(store, worker, [(task, 1)]))
 
 
 def test_a_task_that_was_claimed_often_without_an_end_is_run_alone_then_given_up(store: Store, worker: str) -> None:
@@ -282,12 +282,12 @@ def test_a_task_that_was_claimed_often_without_an_end_is_run_alone_then_given_up
     hows = [dies(store, (task, 1))[0] for _ in range(10)]
 
     # when another one claims it
-    [last] = store.claim(worker, [(task, 1)])
+    [last] = claim(store, worker, [(task, 1)])
 
     # then it was run as usual twice, then alone, and after ten deliveries given up, with no attempt charged
-    assert [USUAL] * 2 + [ALONE] * 8 == [claim.how for claim in hows]
-    assert Claim(1, 0, GIVEN_UP, 11) == last
-    assert {1} == {claim.answer for claim in hows}
+    assert [USUAL] * 2 + [ALONE] * 8 == [how.how for _, how in hows]
+    assert (1, Unusual(0, GIVEN_UP, 11)) == last
+    assert {1} == {answer for answer, _ in hows}
 
 
 def test_deliveries_are_counted_from_the_start_for_each_attempt(store: Store, worker: str) -> None:
@@ -295,10 +295,10 @@ def test_deliveries_are_counted_from_the_start_for_each_attempt(store: Store, wo
     task = new_task()
     dies(store, (task, 1))
     dies(store, (task, 1))
-    assert [Claim(1, 0, ALONE, 3)] == store.claim(worker, [(task, 1)])
+    assert [(1, Unusual(0, ALONE, 3))] == claim(store, worker, [(task, 1)])
     store.settle(worker, [scheduled(task, due_us=now_us() - 1)])
 
-    assert [Claim(2)] == store.claim(worker, [(task, 2)])
+    assert [(2, Unusual())] == claim(store, worker, [(task, 2)])
 
 
 # Room
@@ -313,8 +313,8 @@ def test_no_more_is_claimed_than_there_is_room_for_and_what_is_behind_that_is_no
     store.cancel([task.task_id for task in tasks[:1100:2]])
 
     # when two are asked for, and when the room is in the next chunk
-    assert [SKIP, 1, SKIP, 1] == answers(store.claim(worker, [(task, 1) for task in tasks], 2))
-    later = answers(store.claim(worker, [(task, 1) for task in tasks[4:]], 600))
+    assert [SKIP, 1, SKIP, 1] == answers(claim(store, worker, [(task, 1) for task in tasks], 2))
+    later = answers(claim(store, worker, [(task, 1) for task in tasks[4:]], 600))
 
     # then all others are as they were
     assert (600, 1) == (sum(answer > 0 for answer in later), later[-1])

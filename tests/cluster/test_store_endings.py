@@ -13,15 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from nexusq_sdk.protocol import ids
-from nexusq_server.store import (
-    LATER,
-    SETTLED,
-    SKIP,
-    Claim,
-    Store,
-    now_us,
-)
-from tests.asking import own_store
+from nexusq_server.clock import now_us
+from nexusq_server.states import LATER, SETTLED, SKIP, Unusual
+from nexusq_server.store import Store
+from tests.asking import claim, own_store
 from tests.cluster.test_store import LEASE, answers, new_task, outcome, state
 from tests.cluster.test_store_decisions import FAILURE, HOUR, as_due, counts, dies, due, scheduled
 
@@ -58,13 +53,13 @@ def test_a_task_that_is_handed_back_is_queued_again_uncharged(
     store: Store, redis_client: redis.Redis, worker: str
 ) -> None:
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
 
     assert 1 == store.hand_back(worker, [(task.task_id, 1)])
 
     kept = state(redis_client, task)
     assert ("QUEUED", "0", "0") == (kept["status"], kept["attempt"], kept["deliveries"])
-    assert [Claim(1)] == store.claim(worker, [(task, 1)])
+    assert [(1, Unusual())] == claim(store, worker, [(task, 1)])
 
 
 def test_what_is_not_ones_own_can_not_be_handed_back(store: Store, redis_client: redis.Redis, worker: str) -> None:
@@ -72,8 +67,8 @@ def test_what_is_not_ones_own_can_not_be_handed_back(store: Store, redis_client:
     others, newer, ended, unknown = (new_task() for _ in range(4))
     name = f"other-{secrets.token_hex(4)}"
     store.renew_lease(name, LEASE, {"queues": "none"}, [])
-    store.claim(name, [(others, 1)])
-    store.claim(worker, [(newer, 2), (ended, 1)])
+    claim(store, name, [(others, 1)])
+    claim(store, worker, [(newer, 2), (ended, 1)])
     store.settle(worker, [outcome(ended)])
 
     assert 0 == store.hand_back(worker, [(task.task_id, 1) for task in (others, newer, ended, unknown)])
@@ -81,7 +76,7 @@ def test_what_is_not_ones_own_can_not_be_handed_back(store: Store, redis_client:
     assert ["IN_PROGRESS", "IN_PROGRESS", "COMPLETED"] == [
         state(redis_client, task)["status"] for task in (others, newer, ended)
     ]
-    assert [LATER] == answers(store.claim(worker, [(others, 1)]))
+    assert [LATER] == answers(claim(store, worker, [(others, 1)]))
     store.end_lease(name)
 
 
@@ -89,7 +84,7 @@ def test_a_cancelled_task_that_is_handed_back_ends_as_cancelled(
     store: Store, redis_client: redis.Redis, worker: str
 ) -> None:
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
     store.cancel([task.task_id])
 
     assert 1 == store.hand_back(worker, [(task.task_id, 1)])
@@ -107,7 +102,7 @@ def test_cancel_ends_what_waits_tells_the_worker_of_what_runs_and_leaves_alone_w
     queued, delayed, running, ended, unknown = (new_task() for _ in range(5))
     delayed = delayed._replace(due_us=now_us() + HOUR)
     store.submit([queued, delayed])
-    store.claim(worker, [(delayed, 1), (running, 1), (ended, 1)])
+    claim(store, worker, [(delayed, 1), (running, 1), (ended, 1)])
     store.settle(worker, [outcome(ended)])
 
     found = store.cancel([task.task_id for task in (queued, delayed, running, ended, unknown)])
@@ -116,7 +111,7 @@ def test_cancel_ends_what_waits_tells_the_worker_of_what_runs_and_leaves_alone_w
     assert [running.task_id] == store.cancels(worker)
     assert [] == store.cancels(worker)
     assert due(redis_client, delayed) is None
-    assert [SKIP] * 2 == answers(store.claim(worker, [(queued, 1), (delayed, 1)]))
+    assert [SKIP] * 2 == answers(claim(store, worker, [(queued, 1), (delayed, 1)]))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +123,7 @@ def test_a_cancelled_task_is_not_tried_again_but_may_still_end_otherwise(
 ) -> None:
     # given a task that was cancelled while it ran
     task = new_task()
-    store.claim(worker, [(task, 1)])
+    claim(store, worker, [(task, 1)])
     store.cancel([task.task_id])
 
     # when its attempt ends
@@ -148,7 +143,7 @@ def test_a_task_that_was_cancelled_while_its_worker_died_is_not_taken_over(
     dies(store, (task, 1))
     store.cancel([task.task_id])
 
-    assert [SKIP] == answers(store.claim(worker, [(task, 1)]))
+    assert [SKIP] == answers(claim(store, worker, [(task, 1)]))
 
     assert "CANCELLED" == state(redis_client, task)["status"]
 
@@ -163,7 +158,7 @@ def test_tasks_of_a_cancelled_batch_are_cancelled_by_the_claim_whether_redis_kno
     store.mark_batch_cancelled(batch)
 
     # when its records are polled
-    assert [SKIP] * 3 == answers(store.claim(worker, [(task, 1) for task in tasks]))
+    assert [SKIP] * 3 == answers(claim(store, worker, [(task, 1) for task in tasks]))
 
     # then all are cancelled, and will expire
     assert {"CANCELLED": 3} == counts(redis_client, batch)
@@ -179,7 +174,7 @@ def test_requeue_takes_back_what_ended_so_and_nothing_else(
 ) -> None:
     # given a failed task at its third attempt, a completed one, a running one and an unknown one
     failed, done, running, unknown = (new_task() for _ in range(4))
-    store.claim(worker, [(failed, 3), (done, 1), (running, 1)])
+    claim(store, worker, [(failed, 3), (done, 1), (running, 1)])
     store.settle(worker, [outcome(failed, 3, "FAILED", FAILURE), outcome(done)])
     assert redis_client.zscore("nexusq:dead", failed.task_id)
 
@@ -190,8 +185,8 @@ def test_requeue_takes_back_what_ended_so_and_nothing_else(
     assert redis_client.zscore("nexusq:dead", failed.task_id) is None
     assert -1 == redis_client.ttl(f"nexusq:task:{failed.task_id}")
     assert not redis_client.exists(f"nexusq:gone:{failed.task_id}")
-    assert [SKIP] == answers(store.claim(worker, [(failed, 3)]))
-    assert [Claim(4, 3)] == store.claim(worker, [(failed, 4)])
+    assert [SKIP] == answers(claim(store, worker, [(failed, 3)]))
+    assert [(4, Unusual(3))] == claim(store, worker, [(failed, 4)])
     assert 0 == store.requeue([failed.task_id], ["FAILED"])
 
 
@@ -210,7 +205,7 @@ def test_a_requeued_task_of_a_cancelled_batch_runs(store: Store, redis_client: r
     # then the batch is open again and its task may run
     assert "finishedUs" not in redis_client.hgetall(f"nexusq:batch:{batch}")
     assert -1 == redis_client.ttl(f"nexusq:batch:{batch}")
-    assert [1] == answers(store.claim(worker, [(task, 1)]))
+    assert [1] == answers(claim(store, worker, [(task, 1)]))
 
 
 # Parking
@@ -223,7 +218,7 @@ def test_what_a_dead_worker_had_parked_is_given_as_it_is_to_be_produced_and_what
     runs, ended = new_task(priority="low"), new_task()
     name = f"dead-{secrets.token_hex(4)}"
     store.renew_lease(name, LEASE, {"queues": "none"}, [])
-    store.claim(name, [(runs, 1), (ended, 1)])
+    claim(store, name, [(runs, 1), (ended, 1)])
     store.park(name, [runs.task_id, ended.task_id])
     store.settle(name, [outcome(ended)._replace(parked=True)])
     store.end_lease(name)
@@ -274,7 +269,7 @@ class Batches(RuleBasedStateMachine):
     def claim(self, rows: list[int], name: int, record: int) -> None:
         if self.workers[name] not in self.living:
             self.begin(self.workers[name])
-        self.store.claim(self.workers[name], [(self.tasks[row], record) for row in rows])
+        claim(self.store, self.workers[name], [(self.tasks[row], record) for row in rows])
 
     @rule(row=rows, name=names, status=st.sampled_from(["COMPLETED", "FAILED", "CANCELLED", "SCHEDULED"]))
     def settle(self, row: int, name: int, status: str) -> None:

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 from kafka import TopicPartition
+from msgspec import Raw
 
+from nexusq_sdk.protocol.wire import Record
+from nexusq_sdk.protocol.words import Priority
 from nexusq_sdk.tasks import HANDLER_ATTRIBUTE
 from nexusq_server.offsets import Place
 from nexusq_server.registry import Handler
 from nexusq_server.runs import Executor
 from nexusq_server.slots import Slots
-from nexusq_server.store import NewTask
 from nexusq_server.work import Claimed, Ended, Received
 from tests.pure import executor_handlers
 
@@ -31,20 +33,17 @@ def handler(function: Callable[..., Any]) -> Handler:
 
 def claimed(function: Callable[..., Any], **payload: Any) -> Claimed:
     number = next(_numbers)
-    task = NewTask(
-        f"01a20e45-5716-74df-a356-{number:012x}",
-        handler(function).task_type,
-        json.dumps(payload).encode(),
-        "default",
-        None,
-        0,
+    record = Record(
+        task_id=f"01a20e45-5716-74df-a356-{number:012x}",
+        task_type=handler(function).task_type,
+        payload=Raw(json.dumps(payload).encode()),
     )
     place = Place(TopicPartition("task-queue", 0), number, 0)
-    return Claimed(Received(1, task, place, len(task.payload)), 1)
+    return Claimed(Received(record, "default", Priority.NORMAL, 0, place, len(record.payload)), 1)
 
 
 def id_of(task: Claimed) -> str:
-    return task.received.task.task_id
+    return task.id
 
 
 class Ends:

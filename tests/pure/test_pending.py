@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec import Raw
 
+from nexusq_sdk.protocol.wire import Record
 from nexusq_sdk.protocol.words import WEIGHTS, Priority
 from nexusq_server.offsets import Place
 from nexusq_server.pending import FULL, FULL_BYTES, ROOM, Pending
-from nexusq_server.store import NewTask
 from nexusq_server.work import Received
 
 KINDS = ("thread", "process")
@@ -21,16 +22,16 @@ priorities = st.sampled_from(list(Priority))
 
 
 def record(name: str, priority: str = "normal", queue: str = "default", size: int = 10) -> Received:
-    task = NewTask(name, "ECHO", b"1", queue, None, 0, Priority(priority))
-    return Received(1, task, Place(None, 1, 0), size)  # type: ignore[arg-type]
+    task = Record(task_id=name, task_type="ECHO", payload=Raw(b"1"))
+    return Received(task, queue, Priority(priority), 0, Place(None, 1, 0), size)  # type: ignore[arg-type]
 
 
 def names(records: list[Received]) -> list[str]:
-    return [received.task.task_id for received in records]
+    return [received.task_id for received in records]
 
 
 def shares(pending: Pending, wanted: int, kind: str = "thread") -> dict[str, int]:
-    return collections.Counter(str(received.task.priority) for received in pending.take(kind, wanted))
+    return collections.Counter(str(received.priority) for received in pending.take(kind, wanted))
 
 
 def fill(pending: Pending, **counts: int) -> None:
@@ -69,8 +70,8 @@ class Hands(RuleBasedStateMachine):
         taken = self.pending.take(kind, wanted)
         assert min(wanted, waiting) == len(taken)
         for received in taken:
-            lane = self.lanes[kind, received.task.queue, str(received.task.priority)]
-            assert lane.pop(0) == received.task.task_id
+            lane = self.lanes[kind, received.queue, str(received.priority)]
+            assert lane.pop(0) == received.task_id
 
     @rule()
     def clear(self) -> None:

@@ -2,17 +2,19 @@
 -- KEYS[1] nexusq:recent   KEYS[2] nexusq:due
 -- ARGV[1] worker id   ARGV[2] now in µs as text   ARGV[3] default ttl seconds   ARGV[4] seconds an expired id is remembered
 -- ARGV[5] claims without an end after which a task is run alone   ARGV[6] ... and after which it is given up
--- ARGV[7] msgpack [[task id, task type, payload JSON, queue or "", ttl seconds or "", submittedUs as text, priority or "",
---   options JSON or "", dueUs as text or "", batch's size or "", the record's attempt], ...]
+-- ARGV[7] msgpack [[task id, the record's attempt, batch's size or absent], ...]
 -- ARGV[8] a lease in seconds   ARGV[9] how many to start at the most: records behind the last of these are not looked at
--- returns two lists. The first has an integer for each record that was looked at: its attempt (1 or more): yours, start it; 0: skip it: it has ended,
---   waits in the due set, or has a newer record; -1: a live worker has it, come back later. The second has four integers for
---   each that is not as usual: its place in the first, the attempts that count no more, whether to run it alone (1) or to
---   give it up (2), the claims without an end.
+-- ARGV[10] "", or msgpack of what submit.lua is given of each of them, for those whose state is not there
+-- returns two lists. The first has an integer for each record that was looked at. 1 or more: yours, start it as this attempt;
+--   0: skip it: it has ended, waits in the due set, or has a newer record; -1: a live worker has it, come back later;
+--   -2: it has no state, ask again with ARGV[10]: there is room for it. The second has four integers for each that is not
+--   as usual: its place in the first, the attempts that count no more, whether to run it alone (1) or to give it up (2),
+--   the claims without an end.
 local me, now = ARGV[1], ARGV[2]
 local now_number, ttl_default, remembered = tonumber(now), tonumber(ARGV[3]), tonumber(ARGV[4])
 local alone_after, give_up_after, room = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[9])
 local alive, answers, unusual = { [me] = false }, {}, {}
+local tasks = ARGV[10] ~= '' and cmsgpack.unpack(ARGV[10])
 
 -- Leases may have run out while Redis was down: for the time of a lease after its start, workers are taken to live.
 local function just_started()
@@ -26,25 +28,23 @@ local function lives(worker)
   return alive[worker]
 end
 
-for i, task in ipairs(cmsgpack.unpack(ARGV[7])) do
-  local id, record = task[1], task[11]
+for i, record in ipairs(cmsgpack.unpack(ARGV[7])) do
+  local id, number = record[1], record[2]
   local key = 'nexusq:task:' .. id
   local batch = batch_of(id)
   local state = redis.call('HMGET', key, 'status', 'worker', 'attempt', 'deliveries', 'record', 'spent', 'dueUs', 'cancel')
   local status, attempt, answer = state[1], tonumber(state[3] or 0), nil
+  local task = not status and tasks and tasks[i] or nil
   -- The state's word goes: of a task that was promoted, or taken back before its time, the record still names that time.
-  local due = tonumber(status and (state[7] or '') or task[9])
-  if not status then
-    answer = record
-    redis.call('HSET', key, 'taskType', task[2], 'payload', task[3], 'submittedUs', task[6])
-    if task[4] ~= '' then redis.call('HSET', key, 'queue', task[4]) end
-    if task[5] ~= '' then redis.call('HSET', key, 'ttl', task[5]) end
-    if task[7] ~= '' then redis.call('HSET', key, 'priority', task[7]) end
-    if task[8] ~= '' then redis.call('HSET', key, 'options', task[8]) end
-    if task[9] ~= '' then redis.call('HSET', key, 'dueUs', task[9]) end
-    if record > 1 then redis.call('HSET', key, 'record', record) end
+  local due = tonumber(status and (state[7] or '') or task and task[9])
+  if task then
+    answer = number
+    write_task(key, task)
+    if number > 1 then redis.call('HSET', key, 'record', number) end
     if not batch then redis.call('ZADD', KEYS[1], task[6], id) end
-  elseif status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELLED' or record < tonumber(state[5] or 1) then
+  elseif not status then
+    answer = -2
+  elseif status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELLED' or number < tonumber(state[5] or 1) then
     -- A retry has a record of its own, which the due set keeps until Kafka has it.
     answer = 0
   elseif status == 'IN_PROGRESS' then
@@ -57,14 +57,14 @@ for i, task in ipairs(cmsgpack.unpack(ARGV[7])) do
       if redis.call('SISMEMBER', 'nexusq:worker:' .. state[2] .. ':running', id) == 1 then answer = answer + 1 end
     end
   else
-    answer = math.max(attempt + 1, record)
+    answer = math.max(attempt + 1, number)
   end
   if answer > 0 then
     local to = 'IN_PROGRESS'
     if state[8] or (batch and is_cancelled(batch)) then
       to, answer = 'CANCELLED', 0
       redis.call('HSET', key, 'status', to, 'finishedUs', now)
-      expire_task(id, tonumber(task[5]) or ttl_default, remembered)
+      expire_task(id, tonumber(redis.call('HGET', key, 'ttl') or '') or ttl_default, remembered)
     elseif status ~= 'IN_PROGRESS' and due and due > now_number then
       to, answer = 'SCHEDULED', 0
       redis.call('HSET', key, 'status', to)
@@ -79,16 +79,13 @@ for i, task in ipairs(cmsgpack.unpack(ARGV[7])) do
     end
     if status == 'SCHEDULED' and to ~= 'SCHEDULED' then redis.call('ZREM', KEYS[2], id) end
     if batch then
-      local seen = move(id, status, to, not status and task or nil)
+      local seen = move(id, status, to, task)
       if to == 'IN_PROGRESS' then seen.started = now elseif to == 'CANCELLED' then seen.last = now end
     end
   end
-  if batch and task[10] ~= '' then
-    local seen = seen_batch(batch)
-    seen.close, seen.task = tonumber(task[10]), seen.task or task
-  end
+  if record[3] and answer ~= -2 then seen_batch(batch).close = record[3] end
   answers[i] = answer
-  if answer > 0 then
+  if answer > 0 or answer == -2 then
     room = room - 1
     if room <= 0 then break end
   end

@@ -16,6 +16,21 @@ local function seen_batch(batch)
   return seen
 end
 
+-- Writes what was submitted: `task` as in submit.lua.
+local function write_task(key, task, status)
+  local fields = { 'taskType', task[2], 'payload', task[3], 'submittedUs', task[6] }
+  local function add(field, value)
+    if value and value ~= '' then fields[#fields + 1], fields[#fields + 2] = field, value end
+  end
+  add('status', status)
+  add('queue', task[4])
+  add('ttl', task[5])
+  add('priority', task[7])
+  add('options', task[8])
+  add('dueUs', task[9])
+  redis.call('HSET', key, unpack(fields))
+end
+
 -- Counts a task's way from one status to another; `from` is nil for a task that was not there. `task` is the row that
 -- brought it, nil where its batch is known to be there.
 local function move(id, from, to, task)

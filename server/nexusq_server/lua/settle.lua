@@ -3,7 +3,7 @@
 -- ARGV[1] worker id   ARGV[2] default ttl seconds   ARGV[3] seconds an expired id is remembered
 -- ARGV[4] seconds a dead letter is kept   ARGV[5] dead letters from before this time (µs, as text) are forgotten
 -- ARGV[6] msgpack [[task id, attempt, status, result or error JSON, startedUs as text, finishedUs as text, dueUs as text or "",
---   JSON of what failed or "", 1 if it was parked], ...]; SCHEDULED: the attempt failed and there is another one at dueUs
+--   JSON of what failed or "", whether it was parked], ...]; SCHEDULED: the attempt failed and there is another one at dueUs
 -- returns an integer an outcome: 1 settled; 0 dropped, the task is another's or has ended;
 --   -1 Redis has lost the claim (it was restarted): claim the task again, then settle it again
 local me, ttl_default, remembered = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -36,12 +36,12 @@ for i, outcome in ipairs(cmsgpack.unpack(ARGV[6])) do
         redis.call('ZADD', KEYS[2], outcome[6], id)
         count_error(id, outcome[4], 1)
       end
-      if status == 'COMPLETED' then redis.call('HDEL', key, 'error') end
+      if status == 'COMPLETED' and outcome[2] > 1 then redis.call('HDEL', key, 'error') end
       expire_task(id, ttl, remembered)
       if seen and status ~= 'CANCELLED' then count_time(seen, tonumber(outcome[6]) - tonumber(outcome[5])) end
       if seen and (not seen.last or outcome[6] > seen.last) then seen.last = outcome[6] end
     end
-    if outcome[9] == 1 then redis.call('SREM', 'nexusq:worker:' .. me .. ':parked', id) end
+    if outcome[9] then redis.call('SREM', 'nexusq:worker:' .. me .. ':parked', id) end
     answers[i] = 1
   end
 end

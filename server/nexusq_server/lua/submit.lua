@@ -13,12 +13,7 @@ for _, task in ipairs(cmsgpack.unpack(ARGV[1])) do
   if redis.call('EXISTS', key) == 0 and (batch or redis.call('EXISTS', 'nexusq:gone:' .. id) == 0) then
     -- A delayed task is put into the due set by whoever polls its record: Kafka may be slower than Redis, never lossier.
     local status = (task[9] ~= '' and tonumber(task[9]) > tonumber(ARGV[3])) and 'SCHEDULED' or 'QUEUED'
-    redis.call('HSET', key, 'status', status, 'taskType', task[2], 'payload', task[3], 'submittedUs', task[6])
-    if task[4] ~= '' then redis.call('HSET', key, 'queue', task[4]) end
-    if task[5] ~= '' then redis.call('HSET', key, 'ttl', task[5]) end
-    if task[7] ~= '' then redis.call('HSET', key, 'priority', task[7]) end
-    if task[8] ~= '' then redis.call('HSET', key, 'options', task[8]) end
-    if task[9] ~= '' then redis.call('HSET', key, 'dueUs', task[9]) end
+    write_task(key, task, status)
     written = written + 1
     if batch then move(id, nil, status, task) else redis.call('ZADD', KEYS[1], task[6], id) end
   end
