@@ -71,6 +71,7 @@ class Executor(ABC):
         self._max_result_bytes = max_result_bytes
         self._freed = freed or threading.Event()
         self._in_hand: set[Claimed] = set()
+        self._enough = places  # below so many in hand, an end is told to who waits for a free place
         self._queued: dict[Claimed, None] = {}
         self._lapsed: deque[Claimed] = deque()  # not started, since their lease had run out: as the next
         self._last_notes: deque[Note] = deque()  # of runs that have ended: added by their threads, taken by the loop
@@ -183,7 +184,7 @@ class Executor(ABC):
             self._last_notes.append(note)
         self._running[place] = None
         self._in_hand.discard(run)
-        if not self._freed.is_set():
+        if len(self._in_hand) < self._enough and not self._freed.is_set():
             self._freed.set()
 
 

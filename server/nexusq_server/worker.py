@@ -5,6 +5,7 @@ Around it: executors, settler, durability, scheduler; a process of its own keeps
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -43,6 +44,9 @@ from nexusq_server.work import Claimed, Ended, Received, failed, unknown_type
 
 log = logging.getLogger(__name__)
 
+#: How many objects come to be, or collections of the next younger kind are made, before the collector looks (gc). A
+#: worker holds thousands of tasks, none of them a cycle: the default of 700 has it look at them many times each.
+COLLECT_AT = (20_000, 20, 20)
 #: How soon a task that another live worker holds is asked for again.
 LATER_SECONDS = 1.0
 #: How long the loop waits for records, or for a free place while it has records.
@@ -367,6 +371,9 @@ def run(settings: Settings) -> int:
     try:
         ensure_topics(settings, settings.queues)
         worker = Worker(settings, handlers)
+        # What is there now stays: the collector need not look at it again and again while tasks come and go.
+        gc.freeze()
+        gc.set_threshold(*COLLECT_AT)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stopping.set())
         worker.run()
