@@ -188,19 +188,21 @@ class Intake:
     ) -> None:
         if partition in self._adrift:
             return
-        places = self._offsets.received(partition, [record.offset for record in records], losses)
-        if places is None:
+        epoch = self._offsets.received(partition, [record.offset for record in records], losses)
+        if epoch is None:
             # A rebalance came between: whose these records are is not known. If they are ours, they come again.
             self._adrift.add(partition)
             return
         queue, priority = self._topics[partition.topic]
-        for raw, place in zip(records, places, strict=True):
+        for raw in records:
+            value, offset = raw.value, raw.offset
             try:
-                record = decode_record(raw.value)
+                record = decode_record(value)
             except RecordError as error:
-                self._refused.append((raw, place, str(error)))
+                self._refused.append((raw, Place(partition, epoch, offset), str(error)))
                 continue
-            received.append(Received(record, queue, priority, raw.timestamp * 1000, place, len(raw.value)))
+            submitted_us = raw.timestamp * 1000
+            received.append(Received(record, queue, priority, submitted_us, partition, epoch, offset, len(value)))
 
     def _bury(self) -> None:
         while self._refused:

@@ -11,14 +11,31 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 P = TypeVar("P", bound=Hashable)
+P_co = TypeVar("P_co", bound=Hashable, covariant=True)
+
+
+class Placed(Protocol[P_co]):
+    """A record that knows where it came from: a partition during one assignment of it, and the offset."""
+
+    @property
+    def partition(self) -> P_co:
+        """The partition."""
+
+    @property
+    def epoch(self) -> int:
+        """The assignment's number."""
+
+    @property
+    def offset(self) -> int:
+        """The record's offset."""
 
 
 class Place(NamedTuple, Generic[P]):
-    """Where a record came from: a partition during one assignment of it, and the offset."""
+    """That alone."""
 
     partition: P
     epoch: int
@@ -32,7 +49,7 @@ class _Partition:
         self.epoch = epoch
         self.open: deque[int] = deque()  # received and not below the watermark, ascending
         self.settled: set[int] = set()  # those of `open` that are settled
-        self.next: int | None = None  # one past the highest offset received
+        self.next = 0  # one past the highest offset received
         self.since = 0.0  # when the lowest open offset became the lowest
 
     def advance(self) -> None:
@@ -60,36 +77,38 @@ class Offsets(Generic[P]):
         """How often partitions were lost so far: to be read before polling, and given to `received`."""
         return self._losses
 
-    def received(self, partition: P, offsets: Iterable[int], losses: int | None = None) -> list[Place[P]] | None:
-        """Note records in the order in which they came; give each one's place.
+    def received(self, partition: P, offsets: Sequence[int], losses: int | None = None) -> int | None:
+        """Note records in their order, at least one; give the epoch under which they came.
 
         None if the partition was lost since `losses` was read: it is not known under which assignment they came, so
-        they are to be read again. An offset that is not above the last one (a consumer that was reset) starts a new
-        epoch.
+        they are to be read again. A first offset that is not above the last one (a consumer that was reset) starts a
+        new epoch.
         """
         with self._lock:
             if losses is not None and self._lost_at.get(partition, 0) > losses:
                 return None
             book = self._partitions.get(partition)
-            places = []
-            for offset in offsets:
-                if book is None or (book.next is not None and offset < book.next):
-                    self._epochs += 1
-                    book = self._partitions[partition] = _Partition(self._epochs)
-                if not book.open:
-                    book.since = time.monotonic()
-                book.open.append(offset)
-                book.next = offset + 1
-                places.append(Place(partition, book.epoch, offset))
-            return places
+            if book is None or offsets[0] < book.next:
+                self._epochs += 1
+                book = self._partitions[partition] = _Partition(self._epochs)
+            if not book.open:
+                book.since = time.monotonic()
+            book.open.extend(offsets)
+            book.next = offsets[-1] + 1
+            return book.epoch
 
-    def settled(self, places: Iterable[Place[P]]) -> None:
+    def settled(self, records: Iterable[Placed[P]]) -> None:
         """Note that records need not be read again: their tasks have ended, or are kept safe elsewhere."""
         with self._lock:
-            for partition, epoch, offset in places:
-                book = self._partitions.get(partition)
+            for record in records:
+                book = self._partitions.get(record.partition)
                 # What lies below the watermark was parked: it is settled already.
-                if book is not None and book.epoch == epoch and book.open and offset >= book.open[0]:
+                if (
+                    book is not None
+                    and book.epoch == record.epoch
+                    and book.open
+                    and (offset := record.offset) >= book.open[0]
+                ):
                     book.settled.add(offset)
 
     def committable(self) -> dict[P, int]:
@@ -100,7 +119,7 @@ class Offsets(Generic[P]):
                 book.advance()
                 if book.open:
                     result[partition] = book.open[0]
-                elif book.next is not None:
+                else:
                     result[partition] = book.next
             return result
 
@@ -115,10 +134,10 @@ class Offsets(Generic[P]):
                     found.append(Place(partition, book.epoch, book.open[0]))
         return found
 
-    def current(self, place: Place[P]) -> bool:
+    def current(self, record: Placed[P]) -> bool:
         """Whether the assignment under which the record was received still holds."""
-        book = self._partitions.get(place.partition)
-        return book is not None and book.epoch == place.epoch
+        book = self._partitions.get(record.partition)
+        return book is not None and book.epoch == record.epoch
 
     def lost(self, partitions: Iterable[P]) -> None:
         """Forget partitions that are another worker's now, or that are read again from the last commit."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import redis
 from kafka import TopicPartition
 
-from nexusq_server.offsets import Offsets
+from nexusq_server.offsets import Offsets, Place
 from nexusq_server.settings import Settings
 from nexusq_server.store import Store
 from nexusq_server.work import Received
@@ -38,7 +38,9 @@ class Parking:
         places = set(self._offsets.holding(self._settings.park_after.total_seconds(), self._settings.park_gap))
         if not places:
             return
-        parked = [received for received in in_hand if received.place in places]
+        parked = [
+            received for received in in_hand if Place(received.partition, received.epoch, received.offset) in places
+        ]
         if not parked:
             return
         names = [received.task_id for received in parked]
@@ -48,7 +50,7 @@ class Parking:
             log.warning("Redis is away, nothing is parked: %s", error)
             return
         self.names.update(names)
-        self._offsets.settled(received.place for received in parked)
+        self._offsets.settled(parked)
 
     def ended(self, names: list[str]) -> None:
         """Note that tasks have ended elsewhere."""

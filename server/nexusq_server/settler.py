@@ -69,7 +69,7 @@ class Settler(threading.Thread):
         self._give_up = threading.Event()
         self._failed: SimpleQueue[_Entry | None] = SimpleQueue()  # for good, and without a dead letter yet
         self._burials = threading.Thread(target=self._bury, name="burials", daemon=True)
-        self._unsure: deque[_Entry] = deque()  # written, perhaps not on disk: added here, taken out by `confirm`
+        self._unsure: deque[list[_Entry]] = deque()  # rounds, perhaps not on disk: added here, taken out by `confirm`
         self._confirmed = 0
         self.count = 0  # written by this thread only
 
@@ -95,7 +95,8 @@ class Settler(threading.Thread):
         """Write everything again that is not confirmed: Redis was restarted and may have lost it."""
         mark = self.mark()
         while self._confirmed < mark:
-            self._queue.put(self._unsure.popleft())
+            for entry in self._unsure.popleft():
+                self._queue.put(entry)
             self._confirmed += 1
 
     def finish(self, seconds: float) -> bool:
@@ -190,9 +191,10 @@ class Settler(threading.Thread):
             [entry for entry, answer in zip(entries, answers, strict=True) if answer == wanted]
             for wanted in (SETTLED, DROPPED, LOST)
         )
-        self._unsure.extend(settled)
-        self.count += len(settled)
-        self._settled([entry.claimed for entry in settled])
+        if settled:
+            self._unsure.append(settled)
+            self.count += len(settled)
+            self._settled([entry.claimed for entry in settled])
         if not_mine:
             log.warning("%d outcomes were dropped: the tasks have ended or are another worker's now", len(not_mine))
             self._not_mine([entry.claimed for entry in not_mine])

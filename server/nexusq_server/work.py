@@ -22,7 +22,6 @@ from nexusq_server.states import NewTask, encode_options
 if TYPE_CHECKING:
     from kafka import TopicPartition
 
-    from nexusq_server.offsets import Place
     from nexusq_server.registry import Handler
 
 #: A traceback's longest text: it is kept in Redis and shown in notebooks.
@@ -35,7 +34,19 @@ _BARE = ("builtins", tasks.__name__)
 class Received:
     """A record as it was polled: decoded, and where it came from. `task` is made only where it is asked for."""
 
-    __slots__ = ("batch_size", "number", "place", "priority", "queue", "record", "size", "submitted_us", "task_id")
+    __slots__ = (
+        "batch_size",
+        "epoch",
+        "number",
+        "offset",
+        "partition",
+        "priority",
+        "queue",
+        "record",
+        "size",
+        "submitted_us",
+        "task_id",
+    )
 
     def __init__(
         self,
@@ -43,7 +54,9 @@ class Received:
         queue: str,
         priority: Priority,
         submitted_us: int,
-        place: Place[TopicPartition],
+        partition: TopicPartition,
+        epoch: int,
+        offset: int,
         size: int,
     ) -> None:
         self.task_id = record.task_id
@@ -53,7 +66,9 @@ class Received:
         self.queue = queue
         self.priority = priority
         self.submitted_us = submitted_us
-        self.place = place
+        self.partition = partition
+        self.epoch = epoch
+        self.offset = offset
         self.size = size
 
     @property

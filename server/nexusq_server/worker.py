@@ -275,7 +275,7 @@ class Worker:
         for index, answer in enumerate(answers):
             received = batch[index]
             if answer == SKIP:
-                skipped.append(received.place)
+                skipped.append(received)
                 if received in self.parking:
                     parked.append(received.task_id)
             elif answer == LATER:
@@ -299,7 +299,7 @@ class Worker:
         asked: set[str] = set()
         while len(batch) < wanted and (records := self._pending.take(kind, wanted - len(batch))):
             for received in records:
-                if not self.offsets.current(received.place) and received not in self.parking:
+                if not self.offsets.current(received) and received not in self.parking:
                     continue  # the partition is another worker's now, and so is the record
                 if received.task_id in self._held or received.task_id in asked:
                     # A second record of a task that runs here: it counts as settled once the task has ended.
@@ -322,7 +322,7 @@ class Worker:
             self.executors[kind].start(claimed, handler, self._policies.limit(claimed, handler))
 
     def _settled(self, settled: list[Claimed]) -> None:
-        self.offsets.settled(claimed.received.place for claimed in settled)
+        self.offsets.settled(claimed.received for claimed in settled)
         for claimed in settled:
             if self._let_go(claimed):
                 self.parking.names.discard(claimed.id)

@@ -15,7 +15,6 @@ from msgspec import Raw
 from nexusq_sdk.protocol.wire import Record
 from nexusq_sdk.protocol.words import Priority
 from nexusq_sdk.tasks import HANDLER_ATTRIBUTE
-from nexusq_server.offsets import Place
 from nexusq_server.registry import Handler
 from nexusq_server.runs import Executor
 from nexusq_server.slots import Slots
@@ -38,8 +37,8 @@ def claimed(function: Callable[..., Any], **payload: Any) -> Claimed:
         task_type=handler(function).task_type,
         payload=Raw(json.dumps(payload).encode()),
     )
-    place = Place(TopicPartition("task-queue", 0), number, 0)
-    return Claimed(Received(record, "default", Priority.NORMAL, 0, place, len(record.payload)), 1)
+    partition = TopicPartition("task-queue", 0)
+    return Claimed(Received(record, "default", Priority.NORMAL, 0, partition, 1, number, len(record.payload)), 1)
 
 
 def id_of(task: Claimed) -> str:

@@ -14,9 +14,9 @@ AT_ONCE = -1.0
 
 
 def received(offsets: Offsets[str], numbers: list[int], partition: str = P) -> list[Place[str]]:
-    places = offsets.received(partition, numbers, offsets.losses)
-    assert places is not None
-    return places
+    epoch = offsets.received(partition, numbers, offsets.losses)
+    assert epoch is not None
+    return [Place(partition, epoch, number) for number in numbers]
 
 
 def test_nothing_is_committable_before_a_record_came() -> None:

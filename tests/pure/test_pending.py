@@ -13,7 +13,6 @@ from msgspec import Raw
 
 from nexusq_sdk.protocol.wire import Record
 from nexusq_sdk.protocol.words import WEIGHTS, Priority
-from nexusq_server.offsets import Place
 from nexusq_server.pending import FULL, FULL_BYTES, ROOM, Pending
 from nexusq_server.work import Received
 
@@ -23,7 +22,7 @@ priorities = st.sampled_from(list(Priority))
 
 def record(name: str, priority: str = "normal", queue: str = "default", size: int = 10) -> Received:
     task = Record(task_id=name, task_type="ECHO", payload=Raw(b"1"))
-    return Received(task, queue, Priority(priority), 0, Place(None, 1, 0), size)  # type: ignore[arg-type]
+    return Received(task, queue, Priority(priority), 0, None, 1, 0, size)  # type: ignore[arg-type]
 
 
 def names(records: list[Received]) -> list[str]:
