@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -41,6 +40,8 @@ from nexusq_server import blob_routes, names, operations, problems, reports, sch
 from nexusq_server.blob_routes import BlobRoutes
 from nexusq_server.bodies import Query, chunk_of_lines, content_type, decode, read_body
 from nexusq_server.clock import now_us
+from nexusq_server.garbage import look_less_often
+from nexusq_server.logs import set_up_logs
 from nexusq_server.names import Names
 from nexusq_server.openapi import docs_page, openapi
 from nexusq_server.operations import Operations
@@ -380,12 +381,11 @@ def create_app(settings: Settings) -> Starlette:
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; give the exit code."""
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("kafka").setLevel(logging.WARNING)
+    set_up_logs(settings)
+    app = create_app(settings)
+    look_less_often()
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,

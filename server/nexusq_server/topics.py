@@ -19,6 +19,7 @@ from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import Record
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, MAX_CHUNK_TASKS, TASK_TYPE, Priority
 from nexusq_server.limits import MAX_ATTEMPT, fault_in
+from nexusq_server.partitioner import InTurn
 from nexusq_server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ def connect_producer(settings: Settings) -> KafkaProducer:
         reconnect_backoff_max_ms=1000,
         allow_auto_create_topics=False,
         metrics_enabled=False,
+        partitioner=InTurn(),
     )
 
 

@@ -5,13 +5,11 @@ Around it: executors, settler, durability, scheduler; a process of its own keeps
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -24,10 +22,12 @@ from nexusq_sdk.protocol.wire import TaskError
 from nexusq_server.clock import now_us
 from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.durability import Durability
+from nexusq_server.garbage import look_less_often
 from nexusq_server.handlers import builtin_handlers
 from nexusq_server.health import Health
 from nexusq_server.intake import Intake
 from nexusq_server.leases import Lease
+from nexusq_server.logs import set_up_logs
 from nexusq_server.offsets import Offsets
 from nexusq_server.parking import Parking
 from nexusq_server.pending import Pending
@@ -44,9 +44,6 @@ from nexusq_server.work import Claimed, Ended, Received, failed, unknown_type
 
 log = logging.getLogger(__name__)
 
-#: How many objects come to be, or collections of the next younger kind are made, before the collector looks (gc). A
-#: worker holds thousands of tasks, none of them a cycle: the default of 700 has it look at them many times each.
-COLLECT_AT = (20_000, 20, 20)
 #: How soon a task that another live worker holds is asked for again.
 LATER_SECONDS = 1.0
 #: How long the loop waits for records, or for a free place while it has records.
@@ -358,11 +355,7 @@ def _given_up(deliveries: int) -> Ended:
 
 def run(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT; give the exit code."""
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    for name in ("kafka", "httpx"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    set_up_logs(settings)
     try:
         handlers = load_handlers(settings.tasks, builtin_handlers(settings))
     except HandlerError as error:
@@ -371,9 +364,7 @@ def run(settings: Settings) -> int:
     try:
         ensure_topics(settings, settings.queues)
         worker = Worker(settings, handlers)
-        # What is there now stays: the collector need not look at it again and again while tasks come and go.
-        gc.freeze()
-        gc.set_threshold(*COLLECT_AT)
+        look_less_often()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stopping.set())
         worker.run()
