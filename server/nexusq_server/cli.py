@@ -187,7 +187,7 @@ def _wait_for_parent(parent: int) -> None:
     closed = threading.Event()
 
     def read() -> None:
-        while sys.stdin.buffer.read(1):
+        while os.read(sys.stdin.fileno(), 1):  # not its buffer: at the end of the interpreter nobody may hold that
             pass
         closed.set()
 
