@@ -27,6 +27,8 @@ from nexusq_server.work import Received
 
 log = logging.getLogger(__name__)
 
+Lane = tuple[str, Priority]
+
 #: Kafka's brokers take no shorter session by default (group.min.session.timeout.ms).
 SHORTEST_SESSION_MS = 6000
 #: A worker learns by the answer to a heartbeat that partitions move; joining and leaving take two such rounds.
@@ -67,7 +69,7 @@ class Intake:
         self._refused: list[tuple[ConsumerRecord, Place[TopicPartition], str]] = []  # waiting to become dead letters
         self._committed: dict[TopicPartition, int] = {}
         self._adrift: set[TopicPartition] = set()  # to be read again from the commit, once Kafka says where that is
-        self._topics: dict[str, tuple[str, Priority]] = {}  # topic → queue, priority
+        self._topics: dict[str, Lane] = {}  # topic → queue, priority
         self._paused: set[str] = set()
         self._commits_fail = False
         self._consumers: dict[str, KafkaConsumer] = {}
@@ -95,9 +97,9 @@ class Intake:
         found = (consumer.group_metadata() for consumer in self._consumers.values())
         return {seen.group_id: seen.member_id for seen in found if seen.member_id and not seen.group_instance_id}
 
-    def poll(self, seconds: float) -> list[Received]:
-        """Give the tasks that have come, waiting at most so long for the first of them."""
-        received: list[Received] = []
+    def poll(self, seconds: float) -> list[tuple[Lane, list[Received]]]:
+        """Give the tasks that have come, by queue and priority, waiting at most so long for the first of them."""
+        received: list[tuple[Lane, list[Received]]] = []
         wait_ms = int(seconds * 1000 / len(self._consumers))
         for consumer in self._consumers.values():
             losses = self._offsets.losses
@@ -109,7 +111,7 @@ class Intake:
                 log.warning("Kafka could not be polled, it is tried again: %s: %s", type(error).__name__, error)
                 continue
             for partition, records in polled.items():
-                self._take(partition, records, received, losses)
+                received.append((self._topics[partition.topic], self._take(partition, records, losses)))
             _finish_join(consumer)
         self._bury()
         return received
@@ -179,21 +181,16 @@ class Intake:
         except KafkaError as error:
             log.warning("what is committed is not known, it is asked again: %s: %s", type(error).__name__, error)
 
-    def _take(
-        self,
-        partition: TopicPartition,
-        records: list[ConsumerRecord],
-        received: list[Received],
-        losses: int,
-    ) -> None:
+    def _take(self, partition: TopicPartition, records: list[ConsumerRecord], losses: int) -> list[Received]:
         if partition in self._adrift:
-            return
+            return []
         epoch = self._offsets.received(partition, [record.offset for record in records], losses)
         if epoch is None:
             # A rebalance came between: whose these records are is not known. If they are ours, they come again.
             self._adrift.add(partition)
-            return
+            return []
         queue, priority = self._topics[partition.topic]
+        received = []
         for raw in records:
             value, offset = raw.value, raw.offset
             try:
@@ -203,6 +200,7 @@ class Intake:
                 continue
             submitted_us = raw.timestamp * 1000
             received.append(Received(record, queue, priority, submitted_us, partition, epoch, offset, len(value)))
+        return received
 
     def _bury(self) -> None:
         while self._refused:

@@ -6,6 +6,7 @@ Used by the worker's loop alone. Small on purpose: what waits here is seen as QU
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from nexusq_sdk.protocol.words import WEIGHTS, Priority
 from nexusq_server.work import Received
@@ -41,6 +42,12 @@ class Pending:
             records.append(received)
         self._count[lane] = self._count.get(lane, 0) + 1
         self._bytes += received.size
+
+    def extend(self, kind: str, lane: Lane, received: Sequence[Received]) -> None:
+        """Put records of one topic behind the others."""
+        self._lanes[kind].setdefault(lane, deque()).extend(received)
+        self._count[lane] = self._count.get(lane, 0) + len(received)
+        self._bytes += sum([entry.size for entry in received])
 
     def take(self, kind: str, wanted: int) -> list[Received]:
         """Give up to `wanted` records, shared out over priorities by weight, evenly over queues.

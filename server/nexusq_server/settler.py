@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Set
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 #: Outcomes a round at the most: bounds the time until the first of them is seen.
 ROUND = 1000
 RETRY_SECONDS = 0.5
+#: After a round of so many outcomes, more are let come together for so long: a call costs as much as dozens of them.
+BUSY, GATHER_SECONDS = 16, 0.005
 _encode = msgspec.json.Encoder().encode
 
 
@@ -110,7 +113,10 @@ class Settler(threading.Thread):
         """Settle until `finish`."""
         self._burials.start()
         ends = 0  # the first is `finish`'s, the second says that the burials are over
+        waiting: list[Any] = []
         while ends < 2:
+            if len(waiting) >= BUSY:
+                time.sleep(GATHER_SECONDS)
             waiting, ended = _take(self._queue)
             entries = [entry if isinstance(entry, _Entry) else self._decide(*entry) for entry in waiting]
             ready = []

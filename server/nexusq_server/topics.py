@@ -5,6 +5,7 @@ Called from any thread; keeps no state.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -71,6 +72,11 @@ def encode_record(
     return head + bytes(payload) + tail + b"}"
 
 
+@functools.lru_cache(1000)
+def _is_task_type(text: str) -> bool:
+    return TASK_TYPE.fullmatch(text) is not None
+
+
 def decode_record(value: bytes | None) -> Record:
     """Decode a record's value, whoever wrote it.
 
@@ -89,7 +95,7 @@ def decode_record(value: bytes | None) -> Record:
         raise RecordError(f"expected a task as JSON: {error}") from error
     if not ids.is_task_id(record.task_id):
         raise RecordError(f"expected taskId to be <uuid> or <uuid>-<index> in lower case, got {record.task_id!r}")
-    if TASK_TYPE.fullmatch(record.task_type) is None:
+    if not _is_task_type(record.task_type):
         raise RecordError(f"expected taskType to be a name such as 'EMAIL_SEND', got {record.task_type!r}")
     if not 1 <= record.attempt <= MAX_ATTEMPT:
         raise RecordError(f"expected attempt to be from 1 to {MAX_ATTEMPT}, got {record.attempt}")

@@ -226,7 +226,7 @@ class Worker:
             due = [received for when, received in self._later if when <= now]
             self._later = [entry for entry in self._later if entry[0] > now]
             for received in due:
-                self._pending.add(self._kind(received), received, first=True)
+                self._pending.add(self._kind(received.record.task_type), received, first=True)
         waiting = [kind for kind in KINDS if self._pending.waits(kind)]
         wait = 0.0
         if not waiting:
@@ -235,12 +235,15 @@ class Worker:
             self.executors["thread"].wait_free(POLL_SECONDS)
         full = {topic(*lane) for lane in self._pending.full()}
         self.intake.hold(full)
-        for received in self.intake.poll(wait):
-            self._pending.add(self._kind(received), received)
+        for lane, records in self.intake.poll(wait):
+            kinds = {name: self._kind(name) for name in {received.record.task_type for received in records}}
+            for kind in set(kinds.values()):
+                mine = [received for received in records if kinds[received.record.task_type] == kind]
+                self._pending.extend(kind, lane, mine)
         self._polled = time.monotonic()
 
-    def _kind(self, received: Received) -> str:
-        handler = find_handler(self._handlers, received.record.task_type)
+    def _kind(self, task_type: str) -> str:
+        handler = find_handler(self._handlers, task_type)
         return "thread" if handler is None else handler.executor
 
     def _start_ready(self) -> None:
