@@ -61,6 +61,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure NexusQ beside the bare loop and its peers (`-- --quick`: three minutes); docs/performance.md says how."""
+    install(session, "bench")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style (ruff) and that imports run one way (import-linter)."""
     install(session, "dev")
@@ -132,6 +139,7 @@ def lock(session: nox.Session) -> None:
         "local": ["pyproject.toml", "--extra", "local"],
         "dev": ["pyproject.toml", "--extra", "dev"],
         "browser": ["pyproject.toml", "--extra", "browser"],
+        "bench": ["pyproject.toml", "--extra", "bench"],
         "build": ["requirements/build.in"],
     }.items():
         session.run(

@@ -9,6 +9,7 @@ import time
 import traceback
 
 from benchmarks import machine, report
+from benchmarks.peers.catalogue import PEERS
 from benchmarks.post import measure_post
 from benchmarks.results import Results
 from benchmarks.stage import Stage
@@ -38,7 +39,10 @@ def main() -> int:
     tasks = arguments.tasks or (30_000 if arguments.quick else 100_000)
     rounds = arguments.rounds or (2 if arguments.quick else 5)
     results = Results(machine.describe(), {"tasks": tasks, "rounds": rounds, "quick": arguments.quick})
-    systems = list(OWN)
+    chosen = {"all": PEERS, "none": {}}.get(arguments.peers) or {
+        name: PEERS[name] for name in arguments.peers.split(",") if name != "none"
+    }
+    systems = [*OWN, *chosen.values()]
     turn = TurnPlan(rows & TURN_ROWS, tasks, 50 if arguments.quick else 100)
     began = time.monotonic()
     with Stage() as stage:

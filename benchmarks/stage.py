@@ -53,8 +53,10 @@ class Stage:
         self.logs = folder / "logs"
         self.children = self._stack.enter_context(Children(self.logs, remove=folder, hold=None))
         self.environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        (port,) = free_ports(1)
+        port, dask_port = free_ports(2)
         self.redis_url = f"redis://127.0.0.1:{port}"
+        self.dask = f"tcp://127.0.0.1:{dask_port}"
+        self.environment |= {"BENCH_REDIS": self.redis_url, "BENCH_DASK": self.dask}
         # The same server with the same settings as NexusQ's own.
         self.children.start(
             "redis", redis.command(redis.find_redis(), folder / "redis", port), self.environment, folder
@@ -89,9 +91,11 @@ class Stage:
     def running(
         self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> Iterator[Child]:
-        """Run a worker or a server for a while; the command's first word ``python`` is this Python."""
+        """Run a worker or a server for a while."""
         self._count += 1
-        words = [sys.executable, *command[1:]] if command[0] == "python" else list(command)
+        # The programs of this Python's environment, whether that is activated or not.
+        program = Path(sys.executable).parent / command[0]
+        words = [str(program) if program.exists() else command[0], *command[1:]]
         child = self.children.start(f"{name}-{self._count}", words, {**self.environment, **(environment or {})}, ROOT)
         try:
             yield child

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from benchmarks.stage import THREADS, Stage
@@ -16,7 +16,8 @@ NEXUSQ, BARE_THREADS, BARE_INLINE = "NexusQ", "bare loop, 8 threads", "bare loop
 class System:
     """One of those that are compared.
 
-    ``share``: of the tasks that NexusQ is given, how many it gets; what counts is the rate.
+    ``share``: of the tasks that NexusQ is given, how many it gets; what counts is the rate. ``server``: what it needs
+    beside Redis. ``environment``: what its worker is told.
     """
 
     name: str
@@ -26,6 +27,8 @@ class System:
     worker: Callable[[Stage], list[str]]
     share: float = 1.0
     pings: bool = True
+    server: Callable[[Stage], list[str]] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def _bare(name: str, threads: int) -> System:

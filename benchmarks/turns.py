@@ -7,6 +7,7 @@ that sees an end and the look that sees the last one: what a program needs to st
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -35,7 +36,10 @@ class TurnPlan:
 def take_turn(stage: Stage, system: System, plan: TurnPlan, results: Results) -> None:
     """Measure one system once."""
     count = max(200, int(plan.tasks * system.share))
-    with stage.client(system.module, system.words(stage)) as client:
+    with contextlib.ExitStack() as stack:
+        if system.server is not None:
+            stack.enter_context(stage.running(f"{system.name}-server", system.server(stage)))
+        client = stack.enter_context(stage.client(system.module, system.words(stage)))
         try:
             if plan.rows & {"drain", "submit"}:
                 client.ask("prepare", count)
@@ -43,7 +47,7 @@ def take_turn(stage: Stage, system: System, plan: TurnPlan, results: Results) ->
                 if "submit" in plan.rows:
                     results.add("submit", system.name, count / client.seconds, "tasks/s", tasks=count)
             if plan.rows & {"drain", "latency"}:
-                environment = stage.nexusq_environment if system.kind == "nexusq" else None
+                environment = {**system.environment, **(stage.nexusq_environment if system.kind == "nexusq" else {})}
                 with stage.running(system.module, system.worker(stage), environment) as worker:
                     if "drain" in plan.rows or "submit" in plan.rows:
                         rate = drain(client, count, worker.ended)
