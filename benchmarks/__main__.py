@@ -1,68 +1,95 @@
-"""The command: plans a run, measures in rounds whose order rotates, prints and writes what came out."""
+"""Measure NexusQ beside the bare loop and its peers, in rounds whose order rotates; print what came out, and write it.
+
+What counts are ratios within one run: another machine, or the same one an hour later, is another speed.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-import time
-import traceback
+from pathlib import Path
 
 from benchmarks import machine, report
 from benchmarks.peers.catalogue import PEERS
-from benchmarks.post import measure_post
 from benchmarks.results import Results
+from benchmarks.rows import ROWS, Plan, run
 from benchmarks.stage import Stage
 from benchmarks.systems import OWN, System
 from benchmarks.talk import ROOT
-from benchmarks.turns import TurnPlan, take_turn
-
-ROWS = ("drain", "submit", "post", "latency")
-TURN_ROWS = frozenset({"drain", "submit", "latency"})
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer tasks and rounds: three minutes at the most")
-    parser.add_argument("--only", default=",".join(ROWS), help=f"rows to measure, of {', '.join(ROWS)}")
-    parser.add_argument("--peers", default="all", help="peers to compare with: all, none, or some")
-    parser.add_argument("--rounds", type=int, help="how many rounds")
-    parser.add_argument("--tasks", type=int, help="how many tasks NexusQ and the bare loop drain")
-    return parser.parse_args()
 
 
 def main() -> int:
-    """Run it."""
-    arguments = _arguments()
-    os.chdir(ROOT)  # where the workers find their handlers
-    rows = frozenset(arguments.only.split(","))
-    tasks = arguments.tasks or (30_000 if arguments.quick else 100_000)
-    rounds = arguments.rounds or (2 if arguments.quick else 5)
-    results = Results(machine.describe(), {"tasks": tasks, "rounds": rounds, "quick": arguments.quick})
-    chosen = {"all": PEERS, "none": {}}.get(arguments.peers) or {
-        name: PEERS[name] for name in arguments.peers.split(",") if name != "none"
-    }
-    systems = [*OWN, *chosen.values()]
-    turn = TurnPlan(rows & TURN_ROWS, tasks, 50 if arguments.quick else 100)
-    began = time.monotonic()
-    with Stage() as stage:
-        for number in range(rounds):
-            order = systems[number % len(systems) :] + systems[: number % len(systems)]
-            for system in order if turn.rows else []:
-                _try(system, stage, turn, results)
-            if "post" in rows:
-                measure_post(stage, 3.0 if arguments.quick else 6.0, results)
-            print(f"round {number + 1} of {rounds}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    """Run it; 1 if something could not be measured."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    rows = _chosen(parser, "--only", arguments.only or ("none" if arguments.soak else "all"), ROWS)
+    peers = _chosen(parser, "--peers", arguments.peers, tuple(PEERS))
+    written = [path.absolute() for path in (arguments.json, arguments.chart, arguments.markdown) if path]
+    for path in written:
+        if not path.parent.is_dir():
+            parser.error(f"expected a file in a folder that exists, got {path}")
+    if arguments.show:
+        results = Results.from_json(json.loads(arguments.show.read_text()))
+    else:
+        os.chdir(ROOT)  # where the workers find their handlers
+        plan = _plan(arguments, rows)
+        results = Results(machine.describe(), {**vars(plan), "rows": sorted(rows)})
+        systems: list[System] = [*OWN, *(PEERS[name] for name in PEERS if name in peers)]
+        with Stage() as stage:
+            run(stage, systems, plan, results)
+        results.machine["load_after"] = round(os.getloadavg()[0], 2)
     print(report.text(results))
+    report.write(results, arguments.json, arguments.chart, arguments.markdown)
     return 1 if results.failures else 0
 
 
-def _try(system: System, stage: Stage, plan: TurnPlan, results: Results) -> None:
-    try:
-        take_turn(stage, system, plan, results)
-    except Exception:
-        results.failures[system.name] = traceback.format_exc()
-        print(f"{system.name} failed:\n{results.failures[system.name]}", file=sys.stderr)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nox -s bench --", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer tasks and rounds: three minutes")
+    parser.add_argument("--only", help=f"rows to measure: all, none, or some of {','.join(ROWS)}")
+    parser.add_argument(
+        "--peers", default="all", help=f"peers to compare with: all, none, or some of {','.join(PEERS)}"
+    )
+    parser.add_argument("--rounds", type=int, help="how many rounds; otherwise 3, or 1 with --quick")
+    parser.add_argument(
+        "--tasks", type=int, help="tasks that NexusQ and the bare loop drain; peers get a share of them"
+    )
+    parser.add_argument(
+        "--million", type=int, help="tasks of the large batch; otherwise 1000000, or 30000 with --quick"
+    )
+    parser.add_argument(
+        "--soak",
+        type=float,
+        default=0.0,
+        metavar="MINUTES",
+        help="half of the most, for so long; other rows if --only says",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw drain and submit (.svg or .png)")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the tables between the file's marks")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: take a run that --json has written")
+    return parser
+
+
+def _chosen(parser: argparse.ArgumentParser, option: str, said: str, known: tuple[str, ...]) -> frozenset[str]:
+    names = known if said == "all" else () if said == "none" else tuple(said.split(","))
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        parser.error(f"expected {option} to be of {', '.join(known)}, got {', '.join(unknown)}")
+    return frozenset(names)
+
+
+def _plan(arguments: argparse.Namespace, rows: frozenset[str]) -> Plan:
+    if arguments.quick:
+        plan = Plan(rows, 1, 20_000, 30, 2.0, 1.0, 1.0, 30_000, arguments.soak)
+    else:
+        plan = Plan(rows, 3, 100_000, 100, 6.0, 5.0, 5.0, 1_000_000, arguments.soak)
+    said = {name: getattr(arguments, name) for name in ("rounds", "tasks", "million") if getattr(arguments, name)}
+    return Plan(**{**vars(plan), **said})
 
 
 if __name__ == "__main__":

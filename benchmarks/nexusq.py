@@ -8,9 +8,10 @@ import time
 from typing import Any
 
 import pandas as pd
+import redis
 
 import nexusq_sdk
-from benchmarks import job, talk
+from benchmarks import job, pouring, talk
 from nexusq_sdk import frames
 from nexusq_sdk.protocol import ids, redis_layout
 
@@ -19,12 +20,12 @@ class Client:
     """What the parent may ask for."""
 
     def __init__(self, url: str, redis_url: str, queue: str) -> None:
-        import redis  # noqa: PLC0415 - only for what a user would not do: looking and tidying up
-
         self._client = nexusq_sdk.Client(url)
         self._redis_url = redis_url
-        self._redis = redis.Redis.from_url(redis_url)
+        self._redis = redis.Redis.from_url(redis_url)  # only for what a user would not do: looking and tidying up
         self._queue = queue
+        self._url = url
+        self._pourer: pouring.Pourer | None = None
         self._batches: dict[str, int] = {}
         self._batch: nexusq_sdk.Batch | None = None
 
@@ -87,6 +88,28 @@ class Client:
                 names = [ids.task_id(batch_id, index) for index in range(start, min(count, start + 5000))]
                 self._redis.unlink(*map(redis_layout.task_key, names))
         self._batches.clear()
+
+    def flood(self, seconds: float) -> float:
+        """Submit batches as fast as they end; give how many tasks ended a second."""
+        return pouring.flood(self._client, self._queue, seconds)
+
+    def pour(self, rate: float, kept_seconds: float) -> None:
+        """Begin to submit batches at a rate."""
+        self._pourer = pouring.Pourer(self._url, self._redis_url, self._queue, rate, kept_seconds)
+        self._pourer.start()
+
+    def poured(self) -> int:
+        """Give how many tasks were submitted so."""
+        return self._pourer.poured if self._pourer is not None else 0
+
+    def open(self) -> int:
+        """Give how many of them have not ended."""
+        return self._pourer.open() if self._pourer is not None else 0
+
+    def stop_pouring(self) -> None:
+        """Submit no more, and wait for the last end."""
+        if self._pourer is not None:
+            self._pourer.end()
 
     def memory(self) -> dict[str, float]:
         """Give this process's memory now and at its most, in MiB."""

@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import urlsplit
 
-import psutil
 import redis as redis_client
 
 import nexusq_sdk
+from benchmarks.parts import cluster_parts
 from benchmarks.talk import ROOT, Remote
 from nexusq_server.local import redis
 from nexusq_server.local.cluster import free_ports
@@ -106,11 +107,11 @@ class Stage:
             # What has ended is not to be looked after any more.
             self.children.all.remove(child)
 
-    def nexusq_worker(self, queue: str, concurrency: int = THREADS) -> list[str]:
+    def nexusq_worker(self, queue: str, concurrency: int = THREADS, *more: str) -> list[str]:
         """Give the command that runs a worker on a queue."""
         return [
             *("python", "-m", "nexusq_server", "worker", "--tasks", "benchmarks.tasks"),
-            *("--queues", queue, "--concurrency", str(concurrency)),
+            *("--queues", queue, "--concurrency", str(concurrency), *more),
         ]
 
     @property
@@ -118,15 +119,6 @@ class Stage:
         """Where the cluster's parts are, for workers."""
         return {"NEXUSQ_KAFKA": self.cluster.kafka, "NEXUSQ_REDIS": self.cluster.redis_url}
 
-    def nexusq_processes(self) -> dict[str, psutil.Process]:
-        """Give the processes of NexusQ's cluster by what they are."""
-        found: dict[str, psutil.Process] = {}
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                words = process.cmdline()
-                for part, sign in (("api", "api"), ("worker", "worker"), ("kafka", "kafka.Kafka")):
-                    if sign in words[-6:] and ("nexusq_server" in words or part == "kafka"):
-                        found.setdefault(part, process)
-                if any(word.endswith(f":{self.cluster.redis_url.rsplit(':', 1)[1].split('/')[0]}") for word in words):
-                    found.setdefault("redis", process)
-        return found
+    def parts(self) -> dict[str, int]:
+        """Give the ids of the cluster's processes by what they are: ``api``, ``kafka``, ``redis``."""
+        return cluster_parts(urlsplit(self.cluster.redis_url).port or 0)

@@ -16,8 +16,8 @@ NEXUSQ, BARE_THREADS, BARE_INLINE = "NexusQ", "bare loop, 8 threads", "bare loop
 class System:
     """One of those that are compared.
 
-    ``share``: of the tasks that NexusQ is given, how many it gets; what counts is the rate. ``server``: what it needs
-    beside Redis. ``environment``: what its worker is told.
+    ``share``: of the tasks that NexusQ is given, how many it gets; what counts is the rate. ``keeps``: its tasks
+    outlive its processes. ``server``: what it needs beside Redis. ``environment``: what its worker is told.
     """
 
     name: str
@@ -27,6 +27,7 @@ class System:
     worker: Callable[[Stage], list[str]]
     share: float = 1.0
     pings: bool = True
+    keeps: bool = True
     server: Callable[[Stage], list[str]] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 

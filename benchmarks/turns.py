@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.parts import cpu_seconds
 from benchmarks.results import Results
 from benchmarks.stage import Stage
-from benchmarks.systems import System
+from benchmarks.systems import BARE_INLINE, NEXUSQ, System
 from benchmarks.talk import Remote
 
 LOOK_SECONDS = 0.02
 #: Before tasks come one at a time, what was drained gets a moment to come to rest.
 REST_SECONDS = 1.0
 PING_REST_SECONDS = 0.02
-DRAIN_SECONDS = 300.0
+DRAIN_SECONDS = 600.0
 WARM_PINGS = 5
+#: What a turn measures: the rows' names.
+TURN_ROWS = frozenset({"drain", "submit", "latency", "frame", "budget"})
+FRAME_HTTP, FRAME_REDIS = "over HTTP", "straight from Redis"
 
 
 @dataclass(frozen=True)
@@ -33,53 +38,87 @@ class TurnPlan:
     pings: int
 
 
+def takes_part(system: System, rows: frozenset[str]) -> bool:
+    """Whether a system has anything to show of the rows."""
+    if system.kind == "nexusq":
+        return bool(rows & TURN_ROWS)
+    return bool(rows & {"drain", "submit"}) or ("latency" in rows and system.pings)
+
+
 def take_turn(stage: Stage, system: System, plan: TurnPlan, results: Results) -> None:
     """Measure one system once."""
     count = max(200, int(plan.tasks * system.share))
+    own = system.kind == "nexusq"
+    filled = bool(plan.rows & {"drain", "submit", "frame", "budget"})
     with contextlib.ExitStack() as stack:
         if system.server is not None:
             stack.enter_context(stage.running(f"{system.name}-server", system.server(stage)))
         client = stack.enter_context(stage.client(system.module, system.words(stage)))
-        try:
-            if plan.rows & {"drain", "submit"}:
-                client.ask("prepare", count)
-                client.ask("submit", count)
-                if "submit" in plan.rows:
-                    results.add("submit", system.name, count / client.seconds, "tasks/s", tasks=count)
-            if plan.rows & {"drain", "latency"}:
-                environment = {**system.environment, **(stage.nexusq_environment if system.kind == "nexusq" else {})}
-                with stage.running(system.module, system.worker(stage), environment) as worker:
-                    if "drain" in plan.rows or "submit" in plan.rows:
-                        rate = drain(client, count, worker.ended)
-                        if "drain" in plan.rows:
-                            results.add("drain", system.name, rate, "tasks/s", tasks=count)
-                    if "latency" in plan.rows and system.pings:
-                        times = ping(client, plan.pings)
-                        results.add("latency", system.name, percentile(times, 0.5), "ms", p99=percentile(times, 0.99))
-                        results.add("latency-p99", system.name, percentile(times, 0.99), "ms", tasks=len(times))
-        finally:
-            client.ask("clear")
+        stack.callback(client.ask, "clear")
+        budget = Budget(stage, client) if own and "budget" in plan.rows else None
+        if filled:
+            client.ask("prepare", count)
+            if budget is not None:
+                budget.begin()
+            client.ask("submit", count)
+            if budget is not None:
+                budget.end("submit", count, results)
+            # Both bare loops submit in the same way.
+            if "submit" in plan.rows and system.name != BARE_INLINE:
+                results.add("submit", system.name, count / client.seconds, "tasks/s", tasks=count)
+        if not filled or plan.rows & {"drain", "latency", "frame", "budget"}:
+            environment = {**system.environment, **(stage.nexusq_environment if own else {})}
+            with stage.running(system.module, system.worker(stage), environment) as worker:
+                if filled:
+                    if budget is not None:
+                        budget.begin(worker.process.pid)
+                    rate = drain(client, count, worker.ended)
+                    if budget is not None:
+                        budget.end("drain", count, results)
+                    if "drain" in plan.rows:
+                        results.add("drain", system.name, rate, "tasks/s", tasks=count)
+                if own and "frame" in plan.rows:
+                    read_frames(client, count, results)
+                if "latency" in plan.rows and system.pings:
+                    times = ping(client, plan.pings)
+                    results.add("latency", system.name, percentile(times, 0.5), "ms", tasks=len(times))
+                    results.add("latency-p99", system.name, percentile(times, 0.99), "ms", tasks=len(times))
 
 
-def drain(client: Remote, count: int, worker_ended: object) -> float:
-    """Wait until all have ended; give the rate."""
+def drain(
+    client: Remote, count: int, worker_ended: Callable[[], bool], window: tuple[float, float] = (0.0, 1.0)
+) -> float:
+    """Wait until all have ended; give the rate. A window is the share of the tasks between which it is taken."""
     deadline = time.monotonic() + DRAIN_SECONDS
     first: tuple[float, int] | None = None
+    last: tuple[float, int] | None = None
     while True:
         done, now = client.ask("finished"), time.perf_counter()
-        if first is None and done:
+        if first is None and done and done >= window[0] * count:
             first = (now, done)
+        if last is None and done >= window[1] * count:
+            last = (now, done)
         if done >= count:
             break
-        if callable(worker_ended) and worker_ended():
+        if worker_ended():
             raise RuntimeError(f"the worker has ended after {done} of {count} tasks")
         if time.monotonic() > deadline:
             raise RuntimeError(f"after {DRAIN_SECONDS:g} s {done} of {count} tasks have ended")
         time.sleep(LOOK_SECONDS)
     assert first is not None
-    if first[1] >= count:
+    assert last is not None
+    if first[1] >= last[1]:
         raise RuntimeError(f"all {count} tasks ended within one look: too few to measure a rate")
-    return (count - first[1]) / (now - first[0])
+    return (last[1] - first[1]) / (last[0] - first[0])
+
+
+def read_frames(client: Remote, count: int, results: Results) -> None:
+    """Read the batch that was drained, both ways."""
+    for name, method in ((FRAME_HTTP, "frame"), (FRAME_REDIS, "frame_from_redis")):
+        seen = client.ask(method)
+        if seen["completed"] != count:
+            raise RuntimeError(f"expected a frame of {count} completed tasks, got {seen}")
+        results.add("frame", name, count / client.seconds, "rows/s", rows=count)
 
 
 def ping(client: Remote, count: int) -> list[float]:
@@ -97,3 +136,23 @@ def ping(client: Remote, count: int) -> list[float]:
 def percentile(values: list[float], share: float) -> float:
     """Give the nearest-rank percentile of sorted values."""
     return values[min(len(values) - 1, int(len(values) * share))]
+
+
+class Budget:
+    """How much CPU each of NexusQ's parts uses for a task: what a process used between `begin` and `end`."""
+
+    def __init__(self, stage: Stage, client: Remote) -> None:
+        self._parts = {**stage.parts(), "client": client.pid}
+        self._before: dict[str, float] = {}
+
+    def begin(self, worker: int | None = None) -> None:
+        """Start."""
+        if worker is not None:
+            self._parts["worker"] = worker
+        self._before = cpu_seconds(self._parts)
+
+    def end(self, phase: str, count: int, results: Results) -> None:
+        """Add a value for each part, in µs a task."""
+        for part, seconds in cpu_seconds(self._parts).items():
+            used = 1_000_000 * (seconds - self._before[part]) / count
+            results.add("budget", f"{phase}: {part}", used, "µs/task", system=NEXUSQ)

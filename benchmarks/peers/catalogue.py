@@ -72,11 +72,12 @@ PEERS = {
     "saq": _peer("saq", "SAQ", 0.1, "saq", "benchmarks.peers.with_saq.settings"),
     "streaq": _peer("streaq", "streaQ", 0.1, "streaq", "run", "benchmarks.peers.with_streaq:worker"),
     "dask": System(
-        "Dask",
+        "Dask (in memory)",
         "peer",
         "benchmarks.peers",
         lambda _: ["dask"],
         _dask_worker,
+        keeps=False,
         share=0.05,
         # https://distributed.dask.org/en/stable/scheduling-policies.html
         server=lambda stage: [

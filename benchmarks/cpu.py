@@ -1,0 +1,71 @@
+"""CPU-bound tasks of 5 ms on NexusQ's processes, beside `concurrent.futures.ProcessPoolExecutor` on the same function.
+
+``python -m benchmarks.cpu PROCESSES`` is the pool, asked as every client is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from concurrent.futures import Future, ProcessPoolExecutor
+
+from benchmarks import job, talk
+from benchmarks.results import Results
+from benchmarks.stage import THREADS, Stage
+from benchmarks.systems import NEXUSQ
+from benchmarks.turns import drain
+
+TASK_SECONDS = 0.005
+QUEUE = "bench-burns"
+POOL = "ProcessPoolExecutor"
+#: The rate is taken between these shares of the tasks: while all processes are there and none has run out of work.
+WINDOW = (0.1, 0.95)
+
+
+class Pool:
+    """The pool."""
+
+    def __init__(self, processes: int) -> None:
+        self._pool = ProcessPoolExecutor(processes)
+        self._processes = processes
+        self._finished = 0
+
+    def warm_up(self) -> None:
+        """Start the processes."""
+        list(self._pool.map(job.burn, [1] * self._processes))
+
+    def submit_burns(self, count: int, units: int) -> None:
+        """Submit all calls."""
+        for _ in range(count):
+            self._pool.submit(job.burn, units).add_done_callback(self._ended)
+
+    def finished(self) -> int:
+        """Give how many have ended."""
+        return self._finished
+
+    def _ended(self, future: Future[int]) -> None:
+        future.result()
+        self._finished += 1  # one thread calls all callbacks
+
+
+def measure_cpu(stage: Stage, seconds: float, results: Results) -> None:
+    """Measure both once."""
+    processes = len(os.sched_getaffinity(0))
+    units, count = job.units_for(TASK_SECONDS), int(seconds * processes / TASK_SECONDS)
+    with stage.client("benchmarks.cpu", [str(processes)]) as pool:
+        pool.ask("submit_burns", count, units)
+        results.add("cpu", POOL, drain(pool, count, lambda: False, WINDOW), "tasks/s", processes=processes, units=units)
+    with contextlib.ExitStack() as stack:
+        words = [stage.cluster.url, stage.cluster.redis_url, QUEUE]
+        client = stack.enter_context(stage.client("benchmarks.nexusq", words))
+        stack.callback(client.ask, "clear")
+        client.ask("submit_burns", count, units)
+        command = stage.nexusq_worker(QUEUE, THREADS, "--processes", str(processes))
+        worker = stack.enter_context(stage.running("burns", command, stage.nexusq_environment))
+        rate = drain(client, count, worker.ended, WINDOW)
+        results.add("cpu", NEXUSQ, rate, "tasks/s", processes=processes, units=units)
+
+
+if __name__ == "__main__":
+    talk.serve(Pool(int(sys.argv[1])))
