@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.results import Results
-from benchmarks.systems import BARE_INLINE, BARE_THREADS, NEXUSQ
+from benchmarks.systems import BARE, NEXUSQ
 from benchmarks.tables import number
 
 _PANELS = (
@@ -50,10 +50,11 @@ def _panel(ax: Axes, results: Results, row: str, title: str, upward: bool) -> No
         ax.annotate(number(series.median), (series.spread[1], at), (4, 0), textcoords="offset points", va="center")
     ax.set_title(title, loc="left")
     ax.margins(x=0.12)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.spines[["top", "right"]].set_visible(False)
 
 
 def _colour(name: str) -> str:
     if name == NEXUSQ:
         return _OURS
-    return _LIMIT if name in {BARE_THREADS, BARE_INLINE} else _PEER
+    return _LIMIT if name.startswith(BARE) else _PEER

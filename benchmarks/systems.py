@@ -10,6 +10,8 @@ from benchmarks.stage import THREADS, Stage
 
 QUEUE = "bench"
 NEXUSQ, BARE_THREADS, BARE_INLINE = "NexusQ", "bare loop, 8 threads", "bare loop, inline"
+#: Both bare loops submit in the same way.
+BARE = "bare loop"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,29 @@
+"""The yardstick works: a small run on a cluster of its own. What it measures is not looked at, only that it does."""
+
+from __future__ import annotations
+
+from benchmarks import tables
+from benchmarks.results import Results
+from benchmarks.rows import Plan, run
+from benchmarks.stage import Stage
+from benchmarks.systems import BARE, BARE_INLINE, NEXUSQ, OWN
+from benchmarks.turns import FRAME_HTTP, FRAME_REDIS
+
+
+def test_a_small_run_measures_nexusq_beside_the_bare_loop() -> None:
+    rows = frozenset({"drain", "submit", "latency", "frame", "budget", "post"})
+    plan = Plan(rows, 1, 6000, 5, 0.5, 0.0, 0.0, 0)
+    results = Results({}, {})
+    systems = [system for system in OWN if system.name in {NEXUSQ, BARE_INLINE}]
+
+    with Stage() as stage:
+        run(stage, systems, plan, results)
+
+    assert {} == results.failures
+    assert {NEXUSQ, BARE_INLINE} == set(results.rows["drain"])
+    assert {FRAME_HTTP, FRAME_REDIS} == set(results.rows["frame"])
+    assert all(series.median > 0 for row in ("drain", "latency", "post") for series in results.rows[row].values())
+    shown = tables.goal_table(results)
+    assert shown is not None
+    assert {"drain no-op tasks", "POST /tasks, one by one", "batch.frame()"} <= {line[0] for line in shown.cells}
+    assert BARE not in results.rows["submit"]  # the other loop submits for both
