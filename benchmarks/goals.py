@@ -11,10 +11,10 @@ from benchmarks.peers.catalogue import PEERS
 from benchmarks.post import ECHO
 from benchmarks.results import Results
 from benchmarks.scaling import PROCESSES, THREADS
-from benchmarks.systems import BARE_INLINE, BARE_THREADS, NEXUSQ, OWN
+from benchmarks.systems import BARE, BARE_INLINE, BARE_THREADS, NEXUSQ, OWN
 from benchmarks.turns import FRAME_HTTP, FRAME_REDIS
 
-OURS = frozenset(system.name for system in OWN)
+OURS = frozenset({BARE, *(system.name for system in OWN)})
 LOSES = frozenset(system.name for system in PEERS.values() if not system.keeps)
 #: With more of the machine's CPU in use than this, its cores are full.
 FULL = 0.9
@@ -73,7 +73,7 @@ def _drain(results: Results) -> Iterator[Verdict]:
 
 def _submit(results: Results) -> Iterator[Verdict]:
     work, ours = "submit a batch", results.median("submit", NEXUSQ)
-    yield from _at_least(work, "the bare loop", _ratio(results, "submit", NEXUSQ, BARE_THREADS), 0.7)
+    yield from _at_least(work, "the bare loop", _ratio(results, "submit", NEXUSQ, BARE), 0.7)
     # What is only in a scheduler's memory is not kept: it is told apart.
     for keeps in (True, False):
         peer = best_peer(results, "submit", keeps=keeps)
