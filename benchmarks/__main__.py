@@ -30,6 +30,14 @@ def main() -> int:
     for path in written:
         if not path.parent.is_dir():
             parser.error(f"expected a file in a folder that exists, got {path}")
+    # Before a quarter of an hour is spent on it.
+    if arguments.chart and arguments.chart.suffix not in {".svg", ".png"}:
+        parser.error(f"expected --chart to end with .svg or .png, got {arguments.chart}")
+    if arguments.markdown:
+        try:
+            report.fill(arguments.markdown.read_text(), "")
+        except (OSError, report.NoRegion) as error:
+            parser.error(f"--markdown {arguments.markdown}: {error}")
     if arguments.show:
         results = Results.from_json(json.loads(arguments.show.read_text()))
     else:
@@ -38,6 +46,7 @@ def main() -> int:
         results = Results(machine.describe(), {**vars(plan), "rows": sorted(rows)})
         systems: list[System] = [*OWN, *(PEERS[name] for name in PEERS if name in peers)]
         with Stage() as stage:
+            results.machine["standing_by"] = round(stage.standing_by(), 3)
             run(stage, systems, plan, results)
         results.machine["load_after"] = round(os.getloadavg()[0], 2)
     print(report.text(results))
@@ -54,12 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers", default="all", help=f"peers to compare with: all, none, or some of {','.join(PEERS)}"
     )
-    parser.add_argument("--rounds", type=int, help="how many rounds; otherwise 3, or 1 with --quick")
+    parser.add_argument("--rounds", type=_positive, help="how many rounds; otherwise 3, or 1 with --quick")
     parser.add_argument(
-        "--tasks", type=int, help="tasks that NexusQ and the bare loop drain; peers get a share of them"
+        "--tasks", type=_positive, help="tasks that NexusQ and the bare loop drain; peers get a share of them"
     )
     parser.add_argument(
-        "--million", type=int, help="tasks of the large batch; otherwise 1000000, or 30000 with --quick"
+        "--million", type=_positive, help="tasks of the large batch; otherwise 1000000, or 30000 with --quick"
     )
     parser.add_argument(
         "--soak",
@@ -81,6 +90,12 @@ def _chosen(parser: argparse.ArgumentParser, option: str, said: str, known: tupl
     if unknown:
         parser.error(f"expected {option} to be of {', '.join(known)}, got {', '.join(unknown)}")
     return frozenset(names)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
 
 
 def _plan(arguments: argparse.Namespace, rows: frozenset[str]) -> Plan:

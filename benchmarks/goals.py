@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.cpu import POOL
 from benchmarks.million import SMALL
 from benchmarks.peers.catalogue import PEERS
-from benchmarks.post import ECHO
+from benchmarks.post import BUSY, ECHO
 from benchmarks.results import Results
 from benchmarks.scaling import PROCESSES, THREADS
 from benchmarks.systems import BARE, BARE_INLINE, BARE_THREADS, NEXUSQ, OWN
@@ -83,6 +83,11 @@ def _submit(results: Results) -> Iterator[Verdict]:
 
 def _post(results: Results) -> Iterator[Verdict]:
     yield from _at_least("POST /tasks, one by one", f"an {ECHO}", _ratio(results, "post", NEXUSQ, ECHO), 0.5)
+    series = results.rows.get("post", {}).get(ECHO)
+    if series is not None:
+        busy = max(more["generator_cpu"] for more in series.more)
+        seen = f"{busy:.0%} of a core"
+        yield Verdict("POST /tasks, one by one", "the generator is not the limit", seen, busy < BUSY)
 
 
 def _latency(results: Results) -> Iterator[Verdict]:

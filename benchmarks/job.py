@@ -16,6 +16,15 @@ def payload(index: int) -> dict[str, Any]:
     return {"customer": f"customer-{index:08d}", "template": "monthly-statement", "month": "2026-01", "pages": 4}
 
 
+def rows(count: int) -> dict[str, list[Any]]:
+    """Give the payloads as columns: what a DataFrame is made of without a dict for each row."""
+    columns: dict[str, list[Any]] = {name: [] for name in payload(0)}
+    for index in range(count):
+        for name, value in payload(index).items():
+            columns[name].append(value)
+    return columns
+
+
 def result(index: int) -> dict[str, Any]:
     """Give a result: 30 bytes as JSON, within a few."""
     return {"status": "SENT", "pages": index % 10}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from typing import Any
@@ -35,7 +34,7 @@ class Client:
 
     def prepare(self, count: int) -> None:
         """Make the rows: they are the user's own, and no part of submitting."""
-        self._rows = pd.DataFrame([job.payload(index) for index in range(count)])
+        self._rows = pd.DataFrame(job.rows(count))
 
     def submit(self, count: int) -> str:
         """Submit the rows as a batch, through HTTP, to acked."""
@@ -110,12 +109,6 @@ class Client:
         """Submit no more, and wait for the last end."""
         if self._pourer is not None:
             self._pourer.end()
-
-    def memory(self) -> dict[str, float]:
-        """Give this process's memory now and at its most, in MiB."""
-        with open("/proc/self/statm") as file:  # noqa: PTH123
-            now = int(file.read().split()[1]) * resource.getpagesize()
-        return {"now": now / 2**20, "most": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
 
     def redis_bytes(self) -> int:
         """Give how much memory Redis uses for its data."""

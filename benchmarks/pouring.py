@@ -20,7 +20,7 @@ POURS_A_SECOND = 10
 
 def flood(client: nexusq_sdk.Client, queue: str, seconds: float) -> float:
     """Submit batches, a few open at a time, for so long; give how many tasks ended a second."""
-    rows = pd.DataFrame([job.payload(index) for index in range(FLOOD_ROWS)])
+    rows = pd.DataFrame(job.rows(FLOOD_ROWS))
     waiting: deque[nexusq_sdk.Batch] = deque()
     began, count = time.perf_counter(), 0
     while time.perf_counter() < began + seconds:
@@ -49,7 +49,7 @@ class Pourer(threading.Thread):
 
     def run(self) -> None:
         """Submit, at the times that the rate says."""
-        rows = pd.DataFrame([job.payload(index) for index in range(self._size)])
+        rows = pd.DataFrame(job.rows(self._size))
         due = time.monotonic()
         while not self._ended.wait(max(0.0, due - time.monotonic())):
             batch = self._client.submit_batch("BENCH_NOOP", rows, queue=self._queue, result_ttl=self._kept)

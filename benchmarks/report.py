@@ -71,7 +71,8 @@ def _machine(results: Results) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in said["packages"].items())
     return (
         f"{results.at}, commit {said['commit']}: {said['cpu']}, {said['cores']} cores, {said['memory_gib']} GiB, "
-        f"{said['system']}; load {said['load_before']} before, {said.get('load_after', '?')} after\n"
+        f"{said['system']}; load {said['load_before']} before, {said['load_after']} after; "
+        f"NexusQ's cluster stands by with {said['standing_by']:.0%} of a core\n"
         f"Python {said['python']}, Kafka {said['kafka']} on Java {said['java']}, Redis {said['redis']}; {packages}\n"
         f"Rounds: {plan['rounds']}; NexusQ and the bare loop drain {plan['tasks']:,} tasks, peers a share of them"
     )

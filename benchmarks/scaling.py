@@ -48,4 +48,6 @@ def _measure(stage: Stage, processes: int, count: int, results: Results) -> None
         # Of what the machine has, how much is ours: what others use does not fill our cores.
         busy = (own_cpu_seconds() - before) / (time.perf_counter() - began) / len(os.sched_getaffinity(0))
         share = rate / ideal(processes)
+        for worker in workers:
+            worker.process.terminate()  # all at once: each takes its time
         results.add("scaling", f"{processes} x {THREADS} threads", share, "of ideal", rate=rate, cpu=busy)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import redis as redis_client
 
 import nexusq_sdk
-from benchmarks.parts import cluster_parts
+from benchmarks.parts import cluster_parts, own_cpu_seconds
 from benchmarks.talk import ROOT, Remote
 from nexusq_server.local import redis
 from nexusq_server.local.cluster import free_ports
@@ -100,7 +100,7 @@ class Stage:
         child = self.children.start(f"{name}-{self._count}", words, {**self.environment, **(environment or {})}, ROOT)
         try:
             yield child
-            if child.ended():
+            if child.process.poll():
                 raise child.failure()
         finally:
             child.stop(STOP_SECONDS)
@@ -118,6 +118,12 @@ class Stage:
     def nexusq_environment(self) -> dict[str, str]:
         """Where the cluster's parts are, for workers."""
         return {"NEXUSQ_KAFKA": self.cluster.kafka, "NEXUSQ_REDIS": self.cluster.redis_url}
+
+    def standing_by(self, seconds: float = 3.0) -> float:
+        """Give how much of a core NexusQ's cluster uses while it has nothing to do, as when others are measured."""
+        before = own_cpu_seconds()
+        time.sleep(seconds)
+        return (own_cpu_seconds() - before) / seconds
 
     def parts(self) -> dict[str, int]:
         """Give the ids of the cluster's processes by what they are: ``api``, ``kafka``, ``redis``."""

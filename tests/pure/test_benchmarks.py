@@ -19,6 +19,8 @@ MACHINE = {
     "memory_gib": 4,
     "system": "Linux",
     "load_before": 0.1,
+    "load_after": 2.0,
+    "standing_by": 0.02,
     "python": "3.11",
     "commit": "abc",
     "kafka": "4",
