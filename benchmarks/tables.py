@@ -40,14 +40,10 @@ class Table:
 
     def text(self) -> str:
         """Give it for a terminal."""
-        widths = [max(len(line[at]) for line in [self.columns, *self.cells]) for at in range(len(self.columns))]
-        return "\n".join(
-            [self.title]
-            + [
-                ("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))).rstrip()
-                for line in [self.columns, *self.cells]
-            ]
-        )
+        lines = [[cell.replace("**", "") for cell in line] for line in [self.columns, *self.cells]]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        shown = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        return "\n".join([self.title, *(f"  {line}" for line in shown)])
 
     def markdown(self) -> str:
         """Give it for a document."""
