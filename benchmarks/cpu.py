@@ -57,8 +57,7 @@ def measure_cpu(stage: Stage, seconds: float, results: Results) -> None:
         pool.ask("submit_burns", count, units)
         results.add("cpu", POOL, drain(pool, count, lambda: False, WINDOW), "tasks/s", processes=processes, units=units)
     with contextlib.ExitStack() as stack:
-        words = [stage.cluster.url, stage.cluster.redis_url, QUEUE]
-        client = stack.enter_context(stage.client("benchmarks.nexusq", words))
+        client = stack.enter_context(stage.nexusq_client(QUEUE))
         stack.callback(client.ask, "clear")
         client.ask("submit_burns", count, units)
         command = stage.nexusq_worker(QUEUE, THREADS, "--processes", str(processes))

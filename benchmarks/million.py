@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from benchmarks.parts import Peaks, memory_mib
 from benchmarks.results import Results
 from benchmarks.stage import Stage
-from benchmarks.systems import NEXUSQ, OWN
 from benchmarks.talk import Remote
 
+QUEUE = "bench-million"
 SMALL = 10_000
 SMALL_RUNS = 3
 
@@ -27,11 +27,10 @@ class _Run:
 
 def measure_million(stage: Stage, large: int, results: Results) -> None:
     """Measure both sizes with one worker, the small one several times."""
-    system = next(system for system in OWN if system.name == NEXUSQ)
-    with stage.running("million", system.worker(stage), stage.nexusq_environment) as worker:
+    with stage.running("million", stage.nexusq_worker(QUEUE), stage.nexusq_environment) as worker:
         for size, runs in ((SMALL, SMALL_RUNS), (large, 1)):
             for _ in range(runs):
-                with stage.client(system.module, system.words(stage)) as client:
+                with stage.nexusq_client(QUEUE) as client:
                     run = _run(client, {**stage.parts(), "worker": worker.process.pid, "client": client.pid}, size)
                 results.add("million", f"{size:,} tasks", 1_000_000 * run.seconds / size, "µs/task", tasks=size)
         for part in ("api", "worker"):

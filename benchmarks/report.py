@@ -12,6 +12,8 @@ from benchmarks.results import Results
 
 BEGIN = "<!-- written by `nox -s bench`, from here -->"
 END = "<!-- to here -->"
+#: A load above this for each core, before anything was started, is others' work.
+BUSY = 0.75
 
 
 class NoRegion(ValueError):
@@ -69,10 +71,11 @@ def _machine(results: Results) -> str:
     said: dict[str, Any] = results.machine
     plan = results.plan
     packages = ", ".join(f"{name} {version}" for name, version in said["packages"].items())
+    busy = "" if said["load_before"] <= BUSY * said["cores"] else "\nThis machine was busy: the run says little."
     return (
         f"{results.at}, commit {said['commit']}: {said['cpu']}, {said['cores']} cores, {said['memory_gib']} GiB, "
         f"{said['system']}; load {said['load_before']} before, {said['load_after']} after; "
         f"NexusQ's cluster stands by with {said['standing_by']:.0%} of a core\n"
         f"Python {said['python']}, Kafka {said['kafka']} on Java {said['java']}, Redis {said['redis']}; {packages}\n"
-        f"Rounds: {plan['rounds']}; NexusQ and the bare loop drain {plan['tasks']:,} tasks, peers a share of them"
+        f"Rounds: {plan['rounds']}; NexusQ and the bare loop drain {plan['tasks']:,} tasks, peers a share of them{busy}"
     )

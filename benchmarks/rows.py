@@ -72,6 +72,6 @@ def _say(what: str, began: float) -> None:
 def _try(name: str, results: Results, measure: Callable[[], None]) -> None:
     try:
         measure()
-    except Exception:
-        results.failures[name] = traceback.format_exc()
-        print(f"{name} failed:\n{results.failures[name]}", file=sys.stderr)
+    except Exception as error:
+        results.failures[name] = f"{type(error).__name__}: {error}"
+        print(f"{name} failed:\n{traceback.format_exc()}", file=sys.stderr)

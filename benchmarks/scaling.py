@@ -35,8 +35,7 @@ def measure_scaling(stage: Stage, seconds: float, results: Results) -> None:
 
 def _measure(stage: Stage, processes: int, count: int, results: Results) -> None:
     with contextlib.ExitStack() as stack:
-        words = [stage.cluster.url, stage.cluster.redis_url, QUEUE]
-        client = stack.enter_context(stage.client("benchmarks.nexusq", words))
+        client = stack.enter_context(stage.nexusq_client(QUEUE))
         stack.callback(client.ask, "clear")
         client.ask("submit_waits", count, TASK_SECONDS)
         command = stage.nexusq_worker(QUEUE, THREADS)

@@ -13,24 +13,22 @@ import time
 from benchmarks.parts import cpu_seconds, memory_mib
 from benchmarks.results import Results
 from benchmarks.stage import Stage
-from benchmarks.systems import NEXUSQ, OWN
 from benchmarks.talk import Remote
 from benchmarks.turns import percentile
 
 #: Results are kept so long: after as much time Redis forgets as much as it is given.
 KEPT_SECONDS = 60
+QUEUE = "bench-soak"
 MOST_SECONDS = 20.0
 MINUTE = 60.0
 
 
 def measure_soak(stage: Stage, minutes: float, results: Results) -> None:
     """Run it; a value for each minute."""
-    system = next(system for system in OWN if system.name == NEXUSQ)
-    words = system.words(stage)
     with (
-        stage.running("soak", system.worker(stage), stage.nexusq_environment) as worker,
-        stage.client(system.module, words) as load,
-        stage.client(system.module, words) as probe,
+        stage.running("soak", stage.nexusq_worker(QUEUE), stage.nexusq_environment) as worker,
+        stage.nexusq_client(QUEUE) as load,
+        stage.nexusq_client(QUEUE) as probe,
     ):
         probe.ask("ping")
         most = load.ask("flood", MOST_SECONDS)

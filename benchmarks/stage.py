@@ -88,6 +88,10 @@ class Stage:
             remote.ask("warm_up")
             yield remote
 
+    def nexusq_client(self, queue: str) -> contextlib.AbstractContextManager[Remote]:
+        """Start a client of NexusQ whose tasks go to a queue."""
+        return self.client("benchmarks.nexusq", [self.cluster.url, self.cluster.redis_url, queue])
+
     @contextlib.contextmanager
     def running(
         self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
