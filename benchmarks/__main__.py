@@ -25,6 +25,8 @@ def main() -> int:
     parser = _parser()
     arguments = parser.parse_args()
     rows = _chosen(parser, "--only", arguments.only or ("none" if arguments.soak else "all"), ROWS)
+    if arguments.quick and not arguments.only:
+        rows -= {"partitions"}
     peers = _chosen(parser, "--peers", arguments.peers, tuple(PEERS))
     written = [path.absolute() for path in (arguments.json, arguments.chart, arguments.markdown) if path]
     for path in written:

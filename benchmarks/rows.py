@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from benchmarks.cpu import measure_cpu
 from benchmarks.million import measure_million
+from benchmarks.partitions import measure_partitions
 from benchmarks.post import measure_post
 from benchmarks.results import Results
 from benchmarks.scaling import measure_scaling
@@ -21,7 +22,7 @@ from benchmarks.turns import TURN_ROWS, TurnPlan, take_turn, takes_part
 
 #: Measured round by round, beside each other; and those measured once, after the rounds.
 IN_ROUNDS = ("drain", "submit", "latency", "frame", "budget", "post", "cpu")
-ONCE = ("million", "scaling")
+ONCE = ("million", "scaling", "partitions")
 ROWS = (*IN_ROUNDS, *ONCE)
 
 
@@ -58,6 +59,9 @@ def run(stage: Stage, systems: Sequence[System], plan: Plan, results: Results) -
     if "scaling" in plan.rows:
         _try("scaling", results, lambda: measure_scaling(stage, plan.scaling_seconds, results))
         _say("scaling", began)
+    if "partitions" in plan.rows:
+        _try("partitions", results, lambda: measure_partitions(stage, plan.tasks, results))
+        _say("partitions", began)
     if "million" in plan.rows:
         _try("million", results, lambda: measure_million(stage, plan.million, results))
         _say("million", began)

@@ -18,6 +18,7 @@ _TITLES = {
     "million": "A batch from start to frame, one worker process",
     "memory": "Memory with the large batch",
     "scaling": "10 ms tasks by several worker processes",
+    "partitions": "Draining no-op tasks from topics of several sizes, one worker process",
     "cpu": "5 ms of CPU a task, a process for each core",
     "budget": "CPU that a no-op task costs, by part",
     "soak": "A soak",
@@ -27,7 +28,7 @@ _TITLES = {
 }
 #: Where least is best, or there is no best.
 _UPWARD = {"latency", "latency-p99", "million"}
-_AS_IT_CAME = {"memory", "budget", "scaling", "soak", "soak-p99", "soak-memory", "soak-rate"}
+_AS_IT_CAME = {"memory", "budget", "scaling", "partitions", "soak", "soak-p99", "soak-memory", "soak-rate"}
 
 
 @dataclass(frozen=True)
