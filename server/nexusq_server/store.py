@@ -7,6 +7,7 @@ Names of keys: `nexusq_sdk.protocol.redis_layout`. One primary, no Redis Cluster
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -125,12 +126,9 @@ class Store:
         self, worker: str, records: Sequence[Recorded], room: int, *, whole: bool = False
     ) -> tuple[list[int], dict[int, Unusual]]:
         limits = (self._settings.alone_after, self._settings.max_deliveries)
-        rows = [
-            (record.task_id, record.number)
-            if record.batch_size is None
-            else (record.task_id, record.number, record.batch_size)
-            for record in records
-        ]
+        rows: list[str | int] = []
+        for record in records:
+            rows += (record.task_id, record.number, record.batch_size or 0)
         tasks = _pack([record.task.packed() for record in records]) if whole else b""
         lease = self._settings.lease.total_seconds()
         args = [worker, now_us(), self._ttl, self._gone, *limits, _pack(rows), lease, room, tasks]
@@ -146,7 +144,8 @@ class Store:
         dead = self._settings.dead_letter_ttl.total_seconds()
         oldest = now_us() - int(dead * 1_000_000)
         for start in range(0, len(outcomes), CHUNK):
-            args = [worker, self._ttl, self._gone, dead, oldest, _pack(outcomes[start : start + CHUNK])]
+            row = list(itertools.chain.from_iterable(outcomes[start : start + CHUNK]))
+            args = [worker, self._ttl, self._gone, dead, oldest, _pack(row)]
             keys = [redis_layout.DUE, redis_layout.DEAD]
             answers += cast(list[int], self._scripts["settle"](keys=keys, args=args))
         return answers

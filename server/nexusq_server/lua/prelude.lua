@@ -2,9 +2,20 @@
 -- HINCRBY a batch and status, not one a task. What it needs of ARGV: nothing.
 local batches = {}
 
+-- A whole number as text. Redis would print it anew, slowly, with each call that it is given to.
+local texts = {}
+local function text(number)
+  local made = texts[number]
+  if not made then
+    made = string.format('%.0f', number)
+    texts[number] = made
+  end
+  return made
+end
+
 -- A task of a batch is <uuid>-<index>; one that stands alone is a uuid of 36 characters.
 local function batch_of(id)
-  if #id > 36 then return string.sub(id, 1, 36), tonumber(string.sub(id, 38)) end
+  if #id > 36 then return string.sub(id, 1, 36) end
 end
 
 local function seen_batch(batch)
@@ -34,13 +45,14 @@ end
 -- Counts a task's way from one status to another; `from` is nil for a task that was not there. `task` is the row that
 -- brought it, nil where its batch is known to be there.
 local function move(id, from, to, task)
-  local batch, index = batch_of(id)
+  local batch = batch_of(id)
   if not batch then return end
   local seen = seen_batch(batch)
   if from then seen.counts[from] = (seen.counts[from] or 0) - 1 end
   seen.counts[to] = (seen.counts[to] or 0) + 1
   if task then
     seen.task = task
+    local index = tonumber(string.sub(id, 38))
     if index >= seen.size then seen.size = index + 1 end
   end
   return seen
@@ -77,7 +89,7 @@ end
 
 -- Writes a task's end: its state expires, and that it once was is known for longer.
 local function expire_task(id, ttl, remembered)
-  redis.call('EXPIRE', 'nexusq:task:' .. id, math.ceil(ttl))
+  redis.call('EXPIRE', 'nexusq:task:' .. id, text(math.ceil(ttl)))
   if #id == 36 then redis.call('SET', 'nexusq:gone:' .. id, '', 'EX', math.ceil(ttl + remembered)) end
 end
 
