@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import io
+import sys
 import threading
 import time
 import traceback
@@ -188,7 +189,9 @@ def test_a_batch_is_drawn_without_touching_anybodys_figures(mixed: nexusq_sdk.Ba
 def test_a_missing_matplotlib_is_told_with_what_to_do(
     divided: nexusq_sdk.Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "nexusq_sdk.plots")
+    monkeypatch.delattr(nexusq_sdk, "plots")
 
     with pytest.raises(ImportError, match=r"expected matplotlib to be installed for batch.plot\(\): pip install"):
         divided.plot()
