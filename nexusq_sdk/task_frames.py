@@ -163,7 +163,7 @@ def build(pages: Iterable[Columns], *, payload: bool = False, arrow: bool = Fals
         said = [error or _ERROR for error in page["error"]]
         for name, column in errors.items():
             column.add([error[name] for error in said])
-        log.add([lines and "\n".join(lines) for lines in page["log"]])
+        log.add(["\n".join(lines) if lines else None for lines in page["log"]])
     made = {name: wire.pop(name).made() for name in list(wire)}
     submitted, started, finished = (
         made.pop(name).view("M8[us]") for name in ("submittedUs", "startedUs", "finishedUs")
