@@ -172,8 +172,8 @@ def test_a_handle_notices_that_its_tasks_were_taken_back(client: nexusq_sdk.Clie
     assert isinstance(task.exception(timeout=30), nexusq_sdk.TaskFailed)
 
     # when they are taken back with all their attempts before them, by this client or by another one
-    assert 2 == client.requeue([f"{batch.id}-0", task.id])
     ended = [batch.info().finished_at, task.info().finished_at]
+    assert 2 == client.requeue([f"{batch.id}-0", task.id])
     batch.wait(timeout=30)
     assert isinstance(task.exception(timeout=30), nexusq_sdk.TaskFailed)
     eventually(lambda: _differ([batch.info().finished_at, task.info().finished_at], ended))
