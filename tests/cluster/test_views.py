@@ -160,7 +160,7 @@ def test_what_running_tasks_say_reads_the_same(
         assert 0.5 == listed["progress"][f"{batch.id}-0"]
 
     eventually(told)
-    assert "step " in batch._repr_html_()
+    assert "step " in client.batch(batch.id)._repr_html_()
 
     # and nothing is said any more once it has ended
     batch.cancel().wait(timeout=30)
