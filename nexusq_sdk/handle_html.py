@@ -70,7 +70,8 @@ def segments(view: BatchView) -> str:
     total = max(view.size, 1)
     parts = "".join(
         f"<div title='{status.value.lower()}: {view.counts.get(status, 0):,}' "
-        f"style='width:{100 * view.counts.get(status, 0) / total:.3f}%;background:{COLOURS[status]}'></div>"
+        f"style='width:{100 * view.counts.get(status, 0) / total:.3f}%;background:{COLOURS[status]}"
+        f"{';opacity:.4' if status is Status.IN_PROGRESS else ''}'></div>"  # it has not ended: not a full bar
         for status in ORDER
         if view.counts.get(status, 0)
     )
