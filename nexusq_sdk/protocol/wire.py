@@ -265,7 +265,10 @@ PAYLOAD_COLUMN = "payload"
 
 
 class Lookup(Strict):
-    """``POST /tasks/lookup``: how these tasks stand; without `results`, those columns are left out, and the errors."""
+    """``POST /tasks/lookup``: how these tasks stand; without `results`, those columns are left out, and the errors.
+
+    Where results are very large (8 MiB in all) the answer has the first ones alone: ask for the others again.
+    """
 
     task_ids: list[str]
     results: bool = True
