@@ -5,7 +5,6 @@ Handles are for one thread each; only a `Progress` polls in a thread of its own.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -16,17 +15,15 @@ import msgspec
 from nexusq_sdk import handle_html, outcomes
 from nexusq_sdk import progress as progress_
 from nexusq_sdk.connection import Connection
-from nexusq_sdk.errors import NexusQError, UnknownTask, WaitTimeout
-from nexusq_sdk.functions import open_column
+from nexusq_sdk.errors import NexusQError, ResultExpired, WaitTimeout
+from nexusq_sdk.functions import Function, encode_calls, open_column
 from nexusq_sdk.handles import (
-    GLANCE,
-    LAG,
+    Handle,
     OnInterrupt,
     Reads,
     Writes,
     pauses,
     payload_text,
-    poll,
     quick,
     resumable,
     warn_if_soon,
@@ -34,8 +31,9 @@ from nexusq_sdk.handles import (
 )
 from nexusq_sdk.options import seconds
 from nexusq_sdk.outcomes import Errors
-from nexusq_sdk.progress_text import describe, ended, finished
+from nexusq_sdk.progress_text import Pace, describe, ended, finished
 from nexusq_sdk.protocol import ids
+from nexusq_sdk.protocol.calls import Call, is_call
 from nexusq_sdk.protocol.wire import BatchView, Options, TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.rows import encode_rows, index_of
@@ -52,7 +50,7 @@ __all__ = ["Batch", "Task"]
 LAST_DRAWING = 2.0
 
 
-class Batch:
+class Batch(Handle[BatchView]):
     """Tasks that were submitted together, a row each.
 
     Attributes
@@ -60,6 +58,8 @@ class Batch:
     id : str
         Good for `Client.batch` in any other kernel.
     """
+
+    _kind = "batch"
 
     def __init__(
         self,
@@ -70,13 +70,11 @@ class Batch:
         submitted: BatchView | None = None,
         options: Options | None = None,
     ) -> None:
-        self.id = batch_id
-        self._reads = reads
+        super().__init__(batch_id, reads, submitted)
         self._index = index
         self._options = options
-        self._seen = submitted
-        self._seen_at = time.monotonic() if submitted else -GLANCE
-        self._lag_ends = time.monotonic() + LAG if submitted else 0.0
+        self._pace = Pace()
+        self._rate: float | None = None
         self._shown: list[progress_.Progress] = []
 
     def info(self) -> BatchView:
@@ -86,15 +84,16 @@ class Batch:
         ------
         UnknownTask
         """
-        if self._seen is None or not finished(self._seen) or self._seen.expires_at is None:
-            try:
-                self._seen = self._reads.batch(self.id)
-                self._lag_ends = 0.0
-            except UnknownTask:
-                if self._seen is None or time.monotonic() > self._lag_ends:
-                    raise
-            self._seen_at = time.monotonic()
-        return self._seen
+        return self._current()
+
+    def _read(self, reads: Reads) -> BatchView:
+        return reads.batch(self.id)
+
+    def _is_over(self, view: BatchView) -> bool:
+        return finished(view)
+
+    def _saw(self, view: BatchView) -> None:
+        self._seen, self._rate = view, self._pace.add(time.monotonic(), ended(view))
 
     @property
     def name(self) -> str | None:
@@ -104,10 +103,6 @@ class Batch:
     def counts(self) -> dict[str, int]:
         """Give the number of tasks for each status."""
         return dict(self.info().counts)
-
-    def done(self) -> bool:
-        """Whether all tasks have ended."""
-        return finished(self.info())
 
     def __len__(self) -> int:
         return (self._seen or self.info()).size
@@ -128,13 +123,11 @@ class Batch:
             If some have not ended in time; they go on.
         """
         __tracebackhide__ = True
-        with resumable("batch", self.id, self._stand, on_interrupt, self.cancel):
-            if not poll(self.done, timeout):
-                raise WaitTimeout(f"batch {self.id}: {self._stand()} after {seconds(timeout):g} s; it goes on")
-            # What is printed next should not land in the middle of a bar.
-            deadline = time.monotonic() + LAST_DRAWING
-            while self._shown:
-                self._shown.pop().settle(max(0.0, deadline - time.monotonic()))
+        self._wait(timeout, on_interrupt)
+        # What is printed next should not land in the middle of a bar.
+        deadline = time.monotonic() + LAST_DRAWING
+        while self._shown:
+            self._shown.pop().settle(max(0.0, deadline - time.monotonic()))
         return self
 
     def progress(self) -> progress_.Progress:
@@ -174,8 +167,9 @@ class Batch:
 
         Parameters
         ----------
-        rows : DataFrame or iterable of payloads, optional
-            Otherwise the payloads of the rows that failed or were cancelled, under their labels.
+        rows : DataFrame or iterable, optional
+            As for `Client.submit_batch`, or for `Client.map` where it was that; otherwise the payloads of the rows that
+            failed or were cancelled, under their labels.
 
         Examples
         --------
@@ -189,9 +183,21 @@ class Batch:
         index = index_of(rows)
         if rows is None:
             frame = self._frame_of((Status.FAILED, Status.CANCELLED), raw=True)
-            rows, index = frame["payload"].tolist(), frame.index
-        sent = send_batch(connection, task_type, encode_rows(rows), options)
+            payloads, index = encode_rows(frame["payload"].tolist()), frame.index
+        elif is_call(task_type):
+            payloads = encode_calls(connection, self._function(task_type), rows)
+        else:
+            payloads = encode_rows(rows)
+        sent = send_batch(connection, task_type, payloads, options)
         return Batch(sent.batch_id, connection, index=index, submitted=sent, options=options)
+
+    def _function(self, task_type: str) -> Function:
+        """Give the function that its tasks call, as the first of them names it."""
+        first = self._reads.task(ids.task_id(self.id, 0))
+        if not isinstance(first.payload, msgspec.Raw):
+            raise ResultExpired(f"the payloads of batch {self.id} are not kept any more: submit its function again")
+        call = msgspec.json.decode(first.payload, type=Call)
+        return Function(call.function, task_type, call.code)
 
     def _said(self) -> Options:
         """Give the options that it was submitted with, without what was for that one time."""
@@ -220,7 +226,7 @@ class Batch:
 
         Returns
         -------
-        DataFrame, shape (n, 14 or 15)
+        DataFrame, shape (n, 17 or 18)
             Columns and dtypes: see `nexusq_sdk.frames.task_frame`. The index is that of the DataFrame that this handle
             submitted, so that ``people.join(batch.frame())`` puts outcomes beside inputs; otherwise, as from
             `Client.batch`, 0 … n-1, the rows' positions. Where a label stands twice in it, put both side by side by
@@ -235,10 +241,11 @@ class Batch:
         from nexusq_sdk import frames  # noqa: PLC0415 - pandas loads when a frame is wanted
 
         self._warn_if_soon()
-        columns = frames.gather(self._reads.batch_tasks(self.id, payload=payload), payload)
-        columns = open_column(columns, self._reads.signing_key)
-        fits = self._index is not None and len(self._index) == len(columns["taskId"])
-        frame = frames.task_frame(columns, self._index if fits else None, dtype_backend)
+        pages = self._reads.batch_tasks(self.id, payload=payload)
+        opened = (open_column(page.columns, self._reads.signing_key) for page in pages)
+        frame = frames.task_frame(opened, payload=payload, dtype_backend=dtype_backend)
+        if self._index is not None and len(self._index) == len(frame):
+            frame.index = self._index
         return frames.expand(frame) if expand else frame
 
     def failed(self) -> pd.DataFrame:
@@ -253,11 +260,13 @@ class Batch:
     def _frame_of(self, statuses: tuple[Status, ...], raw: bool = False) -> pd.DataFrame:
         from nexusq_sdk import frames  # noqa: PLC0415 - as above
 
-        pages = self._reads.batch_tasks(self.id, payload=True)
-        columns, positions = frames.gather_where(pages, "status", {status.value for status in statuses})
-        if not raw:
-            columns = open_column(columns, self._reads.signing_key)
-        return frames.task_frame(columns, frames.labels(self._index, positions, len(self)))
+        positions: list[int] = []
+        pages = (page.columns for page in self._reads.batch_tasks(self.id, payload=True))
+        found = frames.rows_where(pages, "status", {status.value for status in statuses}, positions)
+        opened = (columns if raw else open_column(columns, self._reads.signing_key) for columns in found)
+        frame = frames.task_frame(opened, payload=True)
+        frame.index = frames.labels(self._index, positions, len(self))
+        return frame
 
     def report(self) -> pd.DataFrame:
         """Sum the batch up: counts by status, and percentiles of waiting and running. See `frames.report_frame`."""
@@ -363,21 +372,13 @@ class Batch:
             return None  # what is shown is not worth an error
 
     def _stand(self) -> str:
-        return describe(self._seen) if self._seen else "not seen yet"
+        # Not the rate since it began: it may have waited for days, or for workers.
+        return describe(self._seen, self._rate or 0.0) if self._seen else "not seen yet"
 
     def _warn_if_soon(self) -> None:
         view = self._seen
         if view is not None and view.finished_at is not None:
             warn_if_soon(f"batch {self.id}", view.finished_at, view.expires_at)
-
-    def _glance(self) -> BatchView | None:
-        """Give what was seen within the last second, else ask once; never raise."""
-        seen = self._seen
-        if (seen is None or not finished(seen)) and time.monotonic() - self._seen_at > GLANCE:
-            self._seen_at = time.monotonic()
-            with contextlib.suppress(Exception):  # what is shown is not worth an error: the next call tells
-                self._seen = seen = quick(self._reads).batch(self.id)
-        return seen
 
     def __repr__(self) -> str:
         seen = self._glance()

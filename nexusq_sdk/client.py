@@ -15,7 +15,7 @@ from nexusq_sdk.errors import check_batch_reference
 from nexusq_sdk.functions import key_for, open_column
 from nexusq_sdk.options import SubmitOptions
 from nexusq_sdk.protocol import ids
-from nexusq_sdk.protocol.wire import BatchView, DeadLetter, Requeue, ScheduleView
+from nexusq_sdk.protocol.wire import BatchView, DeadLetter, Requeue, ScheduleView, TaskPage
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.schedules import check_name, encode_schedule, schedule_frame
 from nexusq_sdk.submits import Submits
@@ -103,7 +103,7 @@ class Client(Submits):
 
         Returns
         -------
-        DataFrame, shape (at most limit, 14 or 15)
+        DataFrame, shape (at most limit, 17 or 18)
             Columns: see `nexusq_sdk.frames.task_frame`.
         """
         from nexusq_sdk import frames  # noqa: PLC0415 - pandas loads when a frame is wanted
@@ -119,8 +119,8 @@ class Client(Submits):
         }
         asked["limit"] = str(min(max(limit, 1), PAGE))
         pages = self._connection.tasks({name: str(value) for name, value in asked.items() if value is not None})
-        columns = open_column(frames.gather(_until(pages, limit), payload), self._connection.signing_key)
-        return frames.task_frame({name: values[:limit] for name, values in columns.items()})
+        opened = (open_column(columns, self._connection.signing_key) for columns in _until(pages, limit))
+        return frames.task_frame(opened, payload=payload)
 
     def dead_letters(
         self, *, task_type: str | None = None, batch: str | None = None, limit: int = 10_000
@@ -252,16 +252,19 @@ class Client(Submits):
 
         Returns
         -------
-        DataFrame, shape (n, 8)
-            Columns ``worker``, ``queues``, ``task_types`` (lists), ``concurrency``, ``running``, ``settled`` (tasks
-            ended), ``rejected`` (records that were no tasks), ``started_at``.
+        DataFrame, shape (n, 9)
+            Columns ``worker``, ``queues``, ``task_types`` (lists), ``concurrency`` and ``processes`` (how many tasks it
+            runs at once in threads and in processes), ``running``, ``settled`` (tasks ended), ``rejected`` (records
+            that were no tasks), ``started_at``.
         """
         from nexusq_sdk import frames  # noqa: PLC0415 - as above
 
         return frames.worker_frame(self._connection.workers().workers)
 
     def queues(self) -> pd.DataFrame:
-        """Give the queues, a row for each priority; not older than a second.
+        """Give the queues, a row for each priority, as they stood about two seconds ago.
+
+        A record counts as done with once its task's outcome is on Redis's disk, which comes once a second.
 
         Returns
         -------
@@ -299,10 +302,10 @@ def _since(since: str | datetime | timedelta | None) -> str | None:
     return since
 
 
-def _until(pages: Iterator[Any], limit: int) -> Iterator[Any]:
-    """Give pages until they hold `limit` rows."""
+def _until(pages: Iterator[TaskPage], limit: int) -> Iterator[dict[str, list[Any]]]:
+    """Give the first `limit` rows."""
     for page in pages:
-        yield page
+        yield {name: values[:limit] for name, values in page.columns.items()}
         limit -= len(page.columns["taskId"])
         if limit <= 0:
             return

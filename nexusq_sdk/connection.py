@@ -34,6 +34,7 @@ from nexusq_sdk.errors import (
     check_batch_id,
     check_task_id,
 )
+from nexusq_sdk.paging import batch_pages
 from nexusq_sdk.protocol.wire import (
     BatchView,
     Blob,
@@ -95,6 +96,9 @@ class Connection:
         self._http = httpx.Client(base_url=self.url, timeout=timeout, follow_redirects=True, trust_env=not self._near)
         self._blobs: dict[str, float] = {}  # those that the server has, and since when; written by any thread
         self._answered = False  # written by any thread, to True only
+        #: How often this client has taken ended tasks back: what was seen of them before may be no more. A list, so
+        #: that `quick` has the same.
+        self._taken_back = [0]
 
     @property
     def quick(self) -> Connection:
@@ -103,6 +107,11 @@ class Connection:
         hasty._retry_seconds = 0.0
         hasty._timeout = QUICK_SECONDS
         return hasty
+
+    @property
+    def taken_back(self) -> int:
+        """How often this client has taken back tasks that had ended."""
+        return self._taken_back[0]
 
     def close(self) -> None:
         """Close the connections."""
@@ -148,8 +157,16 @@ class Connection:
 
     def batch_tasks(self, batch_id: str, *, payload: bool = False, first: int = 0) -> Iterator[TaskPage]:
         """``GET /batches/{batchId}/tasks``, page after page, from row `first` on."""
-        asked = {"payload": str(payload).lower(), "firstIndex": str(first)}
-        return self._pages(f"{_batch_path(batch_id)}/tasks", asked)
+        path = f"{_batch_path(batch_id)}/tasks"
+
+        def read(start: int, count: int) -> bytes:
+            asked = {"payload": str(payload).lower(), "firstIndex": str(start), "limit": str(count)}
+            return self._answer("GET", path, params=asked).content
+
+        def decode(raw: bytes) -> TaskPage:
+            return _read(raw, TaskPage, self.url + path)
+
+        yield from batch_pages(read, decode, first, self.batch(batch_id).size, PAGE)
 
     def tasks(self, filters: Mapping[str, str]) -> Iterator[TaskPage]:
         """``GET /tasks``, page after page."""
@@ -161,6 +178,7 @@ class Connection:
 
     def retry_task(self, task_id: str) -> Submitted:
         """``POST /tasks/{taskId}/retry``."""
+        self._taken_back[0] += 1
         return self._call("POST", f"{_task_path(task_id)}/retry", Submitted, b"")
 
     def cancel_batch(self, batch_id: str) -> BatchView:
@@ -169,6 +187,7 @@ class Connection:
 
     def retry_batch(self, batch_id: str, *, cancelled: bool = False) -> Requeued:
         """``POST /batches/{batchId}/retry``."""
+        self._taken_back[0] += 1
         asked = {"cancelled": str(cancelled).lower()}
         return self._call("POST", f"{_batch_path(batch_id)}/retry", Requeued, b"", params=asked)
 
@@ -206,6 +225,7 @@ class Connection:
 
     def requeue(self, wanted: Requeue) -> Requeued:
         """``POST /dead-letters/requeue``."""
+        self._taken_back[0] += 1
         return self._call("POST", "/dead-letters/requeue", Requeued, msgspec.json.encode(wanted))
 
     def schedules(self) -> Schedules:
@@ -246,6 +266,19 @@ class Connection:
         params: Mapping[str, str] | None = None,
         kind_of_body: str = "application/json",
     ) -> T:
+        answer = self._answer(method, path, body, params=params, kind_of_body=kind_of_body)
+        return _read(answer.content, kind, str(answer.request.url))
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        kind_of_body: str = "application/json",
+    ) -> httpx.Response:
+        """Give the answer; raise what a refusal stands for."""
         if self._http.is_closed:
             raise RuntimeError("expected the client to be open, but it was closed: make a new Client")
         headers = {} if body is None else {"Content-Type": kind_of_body}
@@ -275,7 +308,7 @@ class Connection:
             else:
                 self._answered = True
                 if answer.is_success:
-                    return _read(answer, kind)
+                    return answer
                 wait = _retry_after(answer, pause)
                 if answer.status_code not in _AWAY or time.monotonic() + wait > deadline:
                     _refuse(answer)
@@ -301,11 +334,11 @@ def _is_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
-def _read(answer: httpx.Response, kind: type[T]) -> T:
+def _read(body: bytes, kind: type[T], url: str) -> T:
     try:
-        return msgspec.json.decode(answer.content, type=kind)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
-        raise ServerFailed(f"expected an answer of a NexusQ from {answer.request.url}, got another: {error}") from None
+        raise ServerFailed(f"expected an answer of a NexusQ from {url}, got another: {error}") from None
 
 
 def _retry_after(answer: httpx.Response, pause: float) -> float:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
-from nexusq_sdk.progress_text import bar, describe, finished, share, state
+from nexusq_sdk.progress_text import bar, describe, finished, said, share, state
 from nexusq_sdk.protocol.wire import BatchView, TaskError
 
 #: Gives the error of a failed task, to unfold a kind of errors to.
@@ -27,6 +27,10 @@ class Drawer(Protocol):
         """Leave what was last shown: nobody goes on showing."""
 
 
+def _first_said(view: BatchView) -> str:
+    return f" · {said(view.said[0])}" if view.said else ""
+
+
 class LogDrawer:
     """A line at each tenth, for logs and pipes."""
 
@@ -41,7 +45,7 @@ class LogDrawer:
         tenth = int(10 * share(view))
         if tenth > self._tenth or (finished(view) and self._tenth < 11):
             self._tenth = 11 if finished(view) else tenth
-            self._write(f"{view.task_type} {view.batch_id}: {describe(view, pace)}")
+            self._write(f"{view.task_type} {view.batch_id}: {describe(view, pace)}{_first_said(view)}")
 
     def away(self, error: str) -> None:
         """Write a line, once for each time that it is away."""
@@ -68,7 +72,8 @@ class TerminalDrawer:
         """Draw the bar."""
         ascii_only = not (self._stream.encoding or "").lower().startswith("utf")
         drawn = f"|{bar(share(view), 30, ascii_only)}| {share(view):4.0%}"
-        self._write(f"{view.task_type} {drawn} {describe(view, pace)}", "\n" if finished(view) else "")
+        line = f"{view.task_type} {drawn} {describe(view, pace)}{_first_said(view)}"
+        self._write(line, "\n" if finished(view) else "")
 
     def away(self, error: str) -> None:
         """Say so in the bar's line."""
@@ -102,7 +107,8 @@ class RichDrawer:
         self._begun = False
 
     def draw(self, view: BatchView, pace: float | None) -> None:
-        """Draw the bar."""
+        """Draw the bar, below it what running tasks say."""
+        from rich.console import Group  # noqa: PLC0415 - as above
         from rich.table import Table  # noqa: PLC0415 - as above
         from rich.text import Text  # noqa: PLC0415
 
@@ -110,7 +116,7 @@ class RichDrawer:
         line = Table.grid(padding=(0, 1))
         drawn = Text(bar(share(view), 30), style=colours.get(state(view), "cyan"))
         line.add_row(Text(view.task_type, style="bold"), drawn, f"{share(view):.0%}", Text(describe(view, pace)))
-        self._show(line)
+        self._show(Group(line, *(Text(f"  {said(task)}", style="dim", overflow="ellipsis") for task in view.said)))
         if finished(view):
             self.stop()
 

@@ -1,12 +1,16 @@
-"""Progress in a notebook: an ipywidget with a cancel button while the batch runs, HTML in its place when it has ended.
+"""Progress in a notebook: a picture in HTML, and while the batch runs an ipywidget in its place, with a cancel button.
 
 The widget is drawn from the progress's thread; its button answers in a thread of its own, so that neither waits for the
-other. A saved notebook keeps the last picture, which needs no kernel. Loads IPython, and ipywidgets where it is there.
+other. The picture is brought up to date below the widget, which hides it: a notebook that is saved at any time keeps a
+picture that needs no kernel. Loads IPython, and ipywidgets where it is there.
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +18,13 @@ from nexusq_sdk import handle_html
 from nexusq_sdk.drawers import Drawer, Example
 from nexusq_sdk.progress_text import describe, finished
 from nexusq_sdk.protocol.wire import BatchView, TaskError
+
+#: Seconds between two pictures: they are seen where a notebook shows no widgets, or is opened without its kernel.
+PICTURE_SECONDS = 1.0
+#: Widgets of batches that have ended which are kept, for pages that were loaded anew.
+KEPT = 10
+NOTHING = {"text/plain": "", "text/html": ""}
+_kept: deque[WidgetDrawer] = deque()
 
 
 def drawer(cancel: Callable[[], object] | None, example: Example | None, view: BatchView | None = None) -> Drawer:
@@ -91,6 +102,8 @@ class WidgetDrawer(HtmlDrawer):
         self._cancel = cancel
         self._note = ""
         self._ended = False
+        #: Names this picture, so that the widget hides it and no other.
+        self._picture = f"nexusq-{secrets.token_hex(6)}"
         self._widgets = ipywidgets
         self._counters = ipywidgets.HTML()
         #: For each type of errors its count, what unfolds, and both side by side.
@@ -104,13 +117,18 @@ class WidgetDrawer(HtmlDrawer):
             layout=ipywidgets.Layout(width="100px", display="" if cancel else "none"),
         )
         self._button.on_click(self._pressed)
-        self._box = ipywidgets.VBox([self._counters, self._failures, self._button])
+        hides = ipywidgets.HTML(f"<style>.{self._picture}{{display:none}}</style>")
+        hides.layout.display = "none"
+        self._box = ipywidgets.VBox([self._counters, self._failures, self._button, hides])
         if view is not None:
             self._counters.value = handle_html.batch(view, errors_too=False)
+        self._pictured = time.monotonic()
         super().__init__(example, view)
+        widget = self._box._repr_mimebundle_() or {}
+        self._place = _display({name: value for name, value in widget.items() if "widget" in name} | NOTHING)
 
     def draw(self, view: BatchView, pace: float | None) -> None:
-        """Set the widget's values; at the end put its picture in its place."""
+        """Set the widget's values, and now and then the picture's; at the end leave the picture alone."""
         self._view, self._pace = view, pace
         self._learn(view)
         if finished(view):
@@ -118,6 +136,9 @@ class WidgetDrawer(HtmlDrawer):
             return
         self._counters.value = handle_html.batch(view, pace, None, self._note, errors_too=False)
         self._show_failures(view)
+        if time.monotonic() - self._pictured > PICTURE_SECONDS:
+            self._pictured = time.monotonic()
+            self._update(self._note)
 
     def _show_failures(self, view: BatchView) -> None:
         """Count the errors; what unfolds is written once, since it would close if it were written anew."""
@@ -141,17 +162,32 @@ class WidgetDrawer(HtmlDrawer):
         self._counters.value = self._html(error, examples=False)
 
     def stop(self) -> None:
-        """Put a picture in the widget's place: it needs no kernel, and a saved notebook keeps it."""
+        """Leave the picture, which needs no kernel.
+
+        A page that was loaded anew meanwhile has the widget only: that one is left with what the picture shows, until
+        `KEPT` others have ended.
+        """
         if not self._ended:
             self._ended = True
-            self._update(self._note)
-            parts = [widget for row in self._rows.values() for widget in row]
-            for widget in (*parts, self._more, self._counters, self._failures, self._button, self._box):
-                widget.close()
+            if self._view is not None:
+                self._counters.value = self._html(self._note)
+            self._failures.children = ()
+            self._button.layout.display = "none"
+            self.repeat()
+            _kept.append(self)
+            while len(_kept) > KEPT:
+                _kept.popleft()._close()
+
+    def _close(self) -> None:
+        parts = [widget for row in self._rows.values() for widget in row]
+        for widget in (*parts, self._more, *self._box.children, self._box):
+            widget.close()
 
     def repeat(self) -> None:
         """Show the last picture again, from the thread that calls."""
         self._update(self._note)
+        if self._ended and self._place is not None:
+            self._place.update(NOTHING, raw=True)
 
     def _pressed(self, _: Any) -> None:
         self._button.disabled = True
@@ -171,8 +207,10 @@ class WidgetDrawer(HtmlDrawer):
             self._button.description = "Cancel"
 
     def _bundle(self, note: str = "") -> dict[str, Any]:
-        widget: dict[str, Any] = {} if self._ended else self._box._repr_mimebundle_()
-        return widget | super()._bundle(note)
+        bundle = super()._bundle(note)
+        if not self._ended:
+            bundle["text/html"] = f"<div class='{self._picture}'>{bundle['text/html']}</div>"
+        return bundle
 
 
 def _display(bundle: dict[str, Any]) -> Any:

@@ -5,8 +5,7 @@ pandas loads with this module; nothing of the SDK imports it before a frame is w
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,46 +14,27 @@ import numpy as np
 import pandas as pd
 from msgspec import Raw, UnsetType, structs
 
-from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, DeadLetter, TaskPage, WorkerView
+from nexusq_sdk.protocol.wire import BatchView, DeadLetter, WorkerView
 from nexusq_sdk.protocol.wire_reports import LaneView
 from nexusq_sdk.protocol.words import Priority, Status
+from nexusq_sdk.task_frames import Columns, build, category, objects, spans, statuses, strings
 
 if TYPE_CHECKING:
     import redis
 
-STATUS = pd.CategoricalDtype([status.value for status in Status], ordered=True)
-_CODES = {status.value: code for code, status in enumerate(Status)}
-_MISSING = np.iinfo(np.int64).min  # what numpy takes for NaT
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 
-def gather(pages: Iterable[TaskPage], payload: bool = False) -> dict[str, list[Any]]:
-    """Join pages' columns to whole ones."""
-    names = (*COLUMNS, PAYLOAD_COLUMN) if payload else COLUMNS
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    for page in pages:
-        for name in names:
-            columns[name] += page.columns[name]
-    return columns
-
-
-def gather_where(
-    pages: Iterable[TaskPage], name: str, wanted: Container[Any]
-) -> tuple[dict[str, list[Any]], list[int]]:
-    """Join those rows, payloads included, whose value in a column is wanted; give their positions too."""
-    names = (*COLUMNS, PAYLOAD_COLUMN)
-    columns: dict[str, list[Any]] = {column: [] for column in names}
-    positions: list[int] = []
+def rows_where(pages: Iterable[Columns], name: str, wanted: Container[Any], positions: list[int]) -> Iterator[Columns]:
+    """Give of each page those rows whose value in a column is wanted; put their positions into `positions`."""
     first = 0
     for page in pages:
-        values = page.columns[name]
+        values = page[name]
         found = [row for row, value in enumerate(values) if value in wanted]
-        for column in names:
-            cells = page.columns[column]
-            columns[column] += [cells[row] for row in found]
         positions += [first + row for row in found]
         first += len(values)
-    return columns, positions
+        if found:
+            yield {column: [cells[row] for row in found] for column, cells in page.items()}
 
 
 def labels(index: pd.Index[Any] | None, positions: Sequence[int], size: int) -> pd.Index[Any]:
@@ -65,24 +45,25 @@ def labels(index: pd.Index[Any] | None, positions: Sequence[int], size: int) -> 
 
 
 def task_frame(
-    columns: dict[str, list[Any]],
-    index: pd.Index[Any] | None = None,
+    pages: Iterable[Columns],
+    *,
+    payload: bool = False,
     dtype_backend: Literal["pyarrow"] | None = None,
 ) -> pd.DataFrame:
-    """Make a frame of tasks, a row each.
+    """Make a frame of tasks, a row each. It takes little more memory than the frame itself and a page.
 
     Parameters
     ----------
-    columns : dict of lists
-        The wire's columns, all of one length n.
-    index : Index of length n, optional
-        Otherwise 0, 1, ..., n - 1.
+    pages : iterable of dicts of lists
+        The wire's columns, those of a page of one length.
+    payload : bool
+        Whether there are payloads.
     dtype_backend : {"pyarrow"}, optional
         Text in Arrow's strings (``string[pyarrow]``), where pyarrow is installed.
 
     Returns
     -------
-    DataFrame, shape (n, 14 or 15)
+    DataFrame, shape (n, 17 or 18)
         ==============  =======================  ==============================================================
         task_id         str                      (before pandas 3, here and below: object)
         task_type       category
@@ -98,35 +79,15 @@ def task_frame(
         finished_at     datetime64[us, UTC]
         wait            timedelta64[us]          started_at - submitted_at
         duration        timedelta64[us]          finished_at - started_at
+        progress        float64                  0 to 1: what its handler has said of itself; missing: nothing
+        progress_text   str                      the text that it said with it
+        log             str                      the last lines that it has logged
         payload         object                   only where it was asked for
         ==============  =======================  ==============================================================
     """
-    submitted, started, finished = (_times(columns[name]) for name in ("submittedUs", "startedUs", "finishedUs"))
-    errors = columns["error"]
-    data = {
-        "task_id": pd.Series(columns["taskId"], dtype="str"),
-        "task_type": _category(columns["taskType"]),
-        "status": _status(columns["status"]),
-        "result": _objects(columns["result"]),
-        "error_type": _category([error and error["type"] for error in errors]),
-        "error": _strings([error and error["message"] for error in errors]),
-        "traceback": _strings([error and error["traceback"] for error in errors]),
-        "attempt": pd.Series(pd.array(columns["attempt"], dtype="Int64")),
-        "worker": _category(columns["worker"]),
-        "submitted_at": _utc(submitted),
-        "started_at": _utc(started),
-        "finished_at": _utc(finished),
-        "wait": pd.Series(started - submitted),
-        "duration": pd.Series(finished - started),
-    }
-    if PAYLOAD_COLUMN in columns:
-        data["payload"] = _objects(columns[PAYLOAD_COLUMN])
-    frame = pd.DataFrame(data, copy=False)
-    if dtype_backend is not None:
-        frame = _arrow(frame, dtype_backend)
-    if index is not None:
-        frame.index = index
-    return frame
+    if dtype_backend not in (None, "pyarrow"):
+        raise ValueError(f"expected dtype_backend to be 'pyarrow' or left out, got {dtype_backend!r}")
+    return build(pages, payload=payload, arrow=dtype_backend is not None)
 
 
 def expand(frame: pd.DataFrame) -> pd.DataFrame:
@@ -145,7 +106,7 @@ def expand(frame: pd.DataFrame) -> pd.DataFrame:
     others = [value is not None and not isinstance(value, dict) for value in frame["result"]]
     if any(others) or not len(fields.columns):
         kept = [value if other else None for value, other in zip(frame["result"], others, strict=True)]
-        rest.insert(place, "result", _objects(kept).set_axis(frame.index))
+        rest.insert(place, "result", objects(kept).set_axis(frame.index))
         place += 1
     return pd.concat([rest.iloc[:, :place], fields, rest.iloc[:, place:]], axis=1)
 
@@ -180,26 +141,28 @@ def from_text(frame: pd.DataFrame) -> pd.DataFrame:
         name, values = str(column), frame[column]
         listed = [None if no else value for value, no in zip(values, values.isna(), strict=True)]
         if name in _ANY:
-            values = _objects([None if value is None else msgspec.json.decode(value) for value in listed])
+            values = objects([None if value is None else msgspec.json.decode(value) for value in listed])
         elif name == "status":
-            values = _status(listed)
+            values = statuses(listed)
         elif name in {"task_type", "error_type", "worker"}:
-            values = _category(listed)
-        elif name in {"task_id", "error", "traceback"}:
-            values = _strings(listed)
+            values = category(listed)
+        elif name in {"task_id", "error", "traceback", "progress_text", "log"}:
+            values = strings(listed)
         elif name.endswith("_at"):
             values = pd.to_datetime(values, utc=True, format="ISO8601").astype("datetime64[us, UTC]")
         elif name in {"wait", "duration"}:
             values = pd.to_timedelta(values).astype("timedelta64[us]")
         elif name == "attempt":
             values = values.astype("Int64")
+        elif name == "progress":
+            values = values.astype("float64")
         read[name] = values.array
     return pd.DataFrame(read, index=frame.index)
 
 
 def read_csv(path: Any) -> pd.DataFrame:
     """Give the frame back that ``to_text(frame).to_csv(path)`` wrote. Empty text comes back as missing."""
-    text = dict.fromkeys((*_ANY, "error", "traceback", "worker"), "str")
+    text = dict.fromkeys((*_ANY, "error", "traceback", "worker", "progress_text", "log"), "str")
     return from_text(pd.read_csv(path, index_col=0, dtype=text, keep_default_na=False, na_values=[""]))
 
 
@@ -225,8 +188,8 @@ def from_redis(
     from nexusq_sdk.redis_view import RedisView  # noqa: PLC0415 - redis loads when it is asked
 
     view = RedisView(source, signing_key=signing_key)
-    columns = gather(view.batch_tasks(view.batch_id(batch), payload=payload), payload)
-    return task_frame(open_column(columns, view.signing_key))
+    pages = view.batch_tasks(view.batch_id(batch), payload=payload)
+    return task_frame((open_column(page.columns, view.signing_key) for page in pages), payload=payload)
 
 
 def batch_frame(views: Sequence[BatchView]) -> pd.DataFrame:
@@ -234,15 +197,15 @@ def batch_frame(views: Sequence[BatchView]) -> pd.DataFrame:
     counts = {status.value.lower(): _whole([view.counts.get(status, 0) for view in views]) for status in Status}
     return pd.DataFrame(
         {
-            "batch_id": _strings([view.batch_id for view in views]),
-            "name": _strings([view.name for view in views]),
-            "task_type": _category([view.task_type for view in views]),
-            "queue": _category([view.queue for view in views]),
+            "batch_id": strings([view.batch_id for view in views]),
+            "name": strings([view.name for view in views]),
+            "task_type": category([view.task_type for view in views]),
+            "queue": category([view.queue for view in views]),
             "size": _whole([view.size for view in views]),
             **counts,
             "rate": pd.Series([view.rate_per_second for view in views], dtype="float64"),
-            "p50": _spans([view.p50_seconds for view in views]),
-            "p95": _spans([view.p95_seconds for view in views]),
+            "p50": spans([view.p50_seconds for view in views]),
+            "p95": spans([view.p95_seconds for view in views]),
             "submitted_at": _moments([view.submitted_at for view in views]),
             "started_at": _moments([view.started_at for view in views]),
             "finished_at": _moments([view.finished_at for view in views]),
@@ -254,7 +217,7 @@ def lane_frame(lanes: Sequence[LaneView]) -> pd.DataFrame:
     """Make a frame of queues, a row for each priority. Columns: see `nexusq_sdk.Client.queues`."""
     return pd.DataFrame(
         {
-            "queue": _strings([lane.queue for lane in lanes]),
+            "queue": strings([lane.queue for lane in lanes]),
             "priority": pd.Series(
                 pd.Categorical([lane.priority.value for lane in lanes], categories=[p.value for p in Priority])
             ),
@@ -271,10 +234,11 @@ def worker_frame(workers: Sequence[WorkerView]) -> pd.DataFrame:
     """Make a frame of live workers, a row each. Columns: see `nexusq_sdk.Client.workers`."""
     return pd.DataFrame(
         {
-            "worker": _strings([worker.worker for worker in workers]),
-            "queues": _objects([worker.queues for worker in workers]),
-            "task_types": _objects([worker.task_types for worker in workers]),
+            "worker": strings([worker.worker for worker in workers]),
+            "queues": objects([worker.queues for worker in workers]),
+            "task_types": objects([worker.task_types for worker in workers]),
             "concurrency": _whole([worker.concurrency for worker in workers]),
+            "processes": _whole([worker.processes for worker in workers]),
             "running": _whole([worker.running for worker in workers]),
             "settled": _whole([worker.settled for worker in workers]),
             "rejected": _whole([worker.rejected for worker in workers]),
@@ -289,15 +253,15 @@ def letter_frame(letters: Sequence[DeadLetter]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "at": pd.Series(pd.to_datetime([letter.at for letter in letters], utc=True), dtype="datetime64[us, UTC]"),
-            "reason": _strings([letter.reason for letter in letters]),
-            "task_id": _strings([letter.task_id for letter in letters]),
-            "task_type": _category([letter.task_type for letter in letters]),
-            "batch_id": _strings([letter.batch_id for letter in letters]),
+            "reason": strings([letter.reason for letter in letters]),
+            "task_id": strings([letter.task_id for letter in letters]),
+            "task_type": category([letter.task_type for letter in letters]),
+            "batch_id": strings([letter.batch_id for letter in letters]),
             "attempt": pd.Series(pd.array([letter.attempt for letter in letters], dtype="Int64")),
-            "payload": _objects([_read(letter.payload) for letter in letters]),
-            "error": _strings([None if error is None else error.message for error in errors]),
-            "traceback": _strings([None if error is None else error.traceback for error in errors]),
-            "history": _objects([[structs.asdict(attempt) for attempt in letter.history] for letter in letters]),
+            "payload": objects([_read(letter.payload) for letter in letters]),
+            "error": strings([None if error is None else error.message for error in errors]),
+            "traceback": strings([None if error is None else error.traceback for error in errors]),
+            "history": objects([[structs.asdict(attempt) for attempt in letter.history] for letter in letters]),
         }
     )
 
@@ -331,33 +295,6 @@ def report_frame(frame: pd.DataFrame) -> pd.DataFrame:
     return report
 
 
-def _status(values: Sequence[str | None]) -> pd.Series[Any]:
-    # A newer server's status that this SDK does not know is shown as missing.
-    codes = np.fromiter((_CODES.get(value, -1) if value else -1 for value in values), np.int8, len(values))
-    return pd.Series(pd.Categorical.from_codes(codes, dtype=STATUS))
-
-
-def _times(values: Sequence[int | None]) -> Any:
-    whole = [_MISSING if value is None else value for value in values]
-    return np.array(whole, dtype=np.int64).view("M8[us]")
-
-
-def _utc(values: Any) -> pd.Series[Any]:
-    return pd.Series(values).dt.tz_localize("UTC")
-
-
-def _category(values: Sequence[str | None]) -> pd.Series[Any]:
-    # Names in their order, as text: not what pandas makes of a column without any.
-    names = sorted({value for value in values if value is not None})
-    codes = {name: code for code, name in enumerate(names)}
-    coded = np.fromiter((-1 if value is None else codes[value] for value in values), np.int32, len(values))
-    return pd.Series(pd.Categorical.from_codes(coded, categories=pd.Index(names, dtype="str")))
-
-
-def _strings(values: Sequence[str | None]) -> pd.Series[Any]:
-    return pd.Series(values, dtype="str")
-
-
 def _whole(values: Sequence[int]) -> pd.Series[Any]:
     return pd.Series(np.array(values, dtype=np.int64))
 
@@ -366,26 +303,8 @@ def _moments(values: Sequence[datetime | None]) -> pd.Series[Any]:
     return pd.Series(pd.to_datetime(np.array(values, dtype=object), utc=True), dtype="datetime64[us, UTC]")
 
 
-def _spans(seconds: Sequence[float | None]) -> pd.Series[Any]:
-    whole = [_MISSING if value is None else round(value * 1e6) for value in seconds]
-    return pd.Series(np.array(whole, dtype=np.int64).view("m8[us]"))
-
-
 def _json(value: Any) -> str:
     try:
         return msgspec.json.encode(value, enc_hook=str).decode()
     except (TypeError, ValueError):
         return msgspec.json.encode(repr(value)).decode()
-
-
-def _arrow(frame: pd.DataFrame, backend: str) -> pd.DataFrame:
-    if backend != "pyarrow":
-        raise ValueError(f"expected dtype_backend to be 'pyarrow' or left out, got {backend!r}")
-    if importlib.util.find_spec("pyarrow") is None:
-        raise ImportError("expected pyarrow to be installed for dtype_backend='pyarrow': pip install pyarrow")
-    return frame.astype(dict.fromkeys(("task_id", "error", "traceback"), "string[pyarrow]"))
-
-
-def _objects(values: Sequence[Any]) -> pd.Series[Any]:
-    # Filled one by one: numpy would make a table of lists of one length.
-    return pd.Series(np.fromiter(values, dtype=object, count=len(values)))

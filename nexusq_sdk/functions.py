@@ -136,7 +136,10 @@ def encode_call(
     except (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError) as error:
         if isinstance(error, NotPicklable | BadSignature):
             raise
-        raise NotPicklable(f"{where}: expected values that can be pickled, got {_said(error)}") from error
+        raise NotPicklable(
+            f"{where}: expected values that can be pickled, got {_said(error)}{_culprit_of(args, kwargs)}; make inside "
+            f"the function what can't be sent: connections, locks, open files"
+        ) from error
     sealed = calls.to_text(calls.seal(key, function.blob_id, buffer.getvalue()))
     payload = _encode(calls.Call(function=function.blob_id, arguments=sealed, code=function.code))
     if len(payload) > MAX_TASK_BYTES:
@@ -314,11 +317,23 @@ def _culprit(function: Any) -> str:
         refers = inspect.getclosurevars(function)
     except (TypeError, ValueError):
         return ""
-    for name, value in {**refers.globals, **refers.nonlocals}.items():
+    found = _unpicklable({**refers.globals, **refers.nonlocals})
+    return f"; it refers to {found}" if found else ""
+
+
+def _culprit_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Name the argument that can't be pickled, where there are several."""
+    named = {f"argument {place}": value for place, value in enumerate(args, 1)} | dict(kwargs)
+    found = _unpicklable(named) if len(named) > 1 else ""
+    return f"; that is {found}" if found else ""
+
+
+def _unpicklable(values: Mapping[str, Any]) -> str:
+    for name, value in values.items():
         try:
             cloudpickle.dumps(value)
         except Exception:
-            return f"; it refers to {name!r}, a {type(value).__qualname__}"
+            return f"{name!r}, a {type(value).__qualname__}"
     return ""
 
 

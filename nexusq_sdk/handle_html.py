@@ -10,7 +10,7 @@ import html
 from msgspec import Raw
 
 from nexusq_sdk.errors import bounded
-from nexusq_sdk.progress_text import describe, share, span, state
+from nexusq_sdk.progress_text import describe, row, share, span, state
 from nexusq_sdk.protocol.calls import is_call
 from nexusq_sdk.protocol.wire import BatchView, ErrorKind, TaskError, TaskView
 from nexusq_sdk.protocol.words import Status
@@ -57,6 +57,7 @@ def batch(
         f"<div>{title} · {text(describe(view, pace))}</div>"
         f"{segments(view)}"
         f"<div>{counts(view)}<span style='{_MUTED}'>{times}</span></div>"
+        f"{said(view)}"
         f"{errors(view, examples) if errors_too else ''}"
         f"{f'<div>{text(note)}</div>' if note else ''}"
         f"<div style='{_MUTED};font-size:11px'>batch <code>{text(view.batch_id)}</code></div>"
@@ -69,7 +70,8 @@ def segments(view: BatchView) -> str:
     total = max(view.size, 1)
     parts = "".join(
         f"<div title='{status.value.lower()}: {view.counts.get(status, 0):,}' "
-        f"style='width:{100 * view.counts.get(status, 0) / total:.3f}%;background:{COLOURS[status]}'></div>"
+        f"style='width:{100 * view.counts.get(status, 0) / total:.3f}%;background:{COLOURS[status]}"
+        f"{';opacity:.4' if status is Status.IN_PROGRESS else ''}'></div>"  # it has not ended: not a full bar
         for status in ORDER
         if view.counts.get(status, 0)
     )
@@ -88,6 +90,40 @@ def counts(view: BatchView) -> str:
         for status in ORDER
         if view.counts.get(status, 0)
     )
+
+
+def said(view: BatchView) -> str:
+    """List what running tasks say of themselves: how far each is, and its last log lines."""
+    if not view.said:
+        return ""
+    lines = 1 if len(view.said) > 2 else 3
+    cell = "padding:0 8px 0 0;vertical-align:top;white-space:nowrap"
+    rows = "".join(
+        f"<tr><td style='{_MUTED};{cell};text-align:right'>row {text(row(task))}</td>"
+        f"<td style='{cell};text-align:left'>{_share(task.progress)}</td>"
+        f"<td style='padding:0;text-align:left'>{text(bounded(task.progress_text or '', 200))}"
+        f"{_lines(task.log[-lines:])}</td></tr>"
+        for task in view.said
+    )
+    return f"<table style='margin:2px 0;font-size:12px;border-collapse:collapse'>{rows}</table>"
+
+
+def _share(done: float | None) -> str:
+    if done is None:
+        return ""
+    colour = COLOURS[Status.IN_PROGRESS]
+    return (
+        f"<span style='display:inline-block;width:80px;height:6px;margin:0 6px 1px 0;border-radius:3px;"
+        f"overflow:hidden;background:rgba(128,128,128,.2)'><span style='display:block;height:6px;"
+        f"width:{100 * done:.1f}%;background:{colour}'></span></span>{done:.0%}"
+    )
+
+
+def _lines(log: list[str]) -> str:
+    if not log:
+        return ""
+    shown = "<br>".join(text(bounded(line, 200)) for line in log)
+    return f"<div style='{_MUTED};font-size:11px;font-family:monospace'>{shown}</div>"
 
 
 def errors(view: BatchView, examples: dict[str, TaskError] | None = None) -> str:

@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from nexusq_sdk.errors import ConnectionFailed, ResultsExpireSoon, ServerUnavailable
+from nexusq_sdk.errors import ConnectionFailed, ResultsExpireSoon, ServerUnavailable, UnknownTask, WaitTimeout
 from nexusq_sdk.options import seconds
 from nexusq_sdk.progress_text import span
 from nexusq_sdk.protocol.calls import is_call
@@ -31,12 +31,17 @@ SOON = timedelta(hours=1)
 SHORT_LIVED = timedelta(minutes=1)
 #: What becomes of the work when a wait is interrupted.
 OnInterrupt = Literal["leave", "cancel"]
+View = TypeVar("View", TaskView, BatchView)
 
 
 class Reads(Protocol):
     """The three reads that a handle needs: `Connection` and `RedisView` have them."""
 
     signing_key: bytes | None
+
+    @property
+    def taken_back(self) -> int:
+        """How often tasks that had ended were taken back through it."""
 
     def task(self, task_id: str) -> TaskView:
         """Give all that is known of a task."""
@@ -141,6 +146,82 @@ def resumable(
             f"The {kind} goes on ({stand()}). Take it up again, from any kernel: client.{kind}({handle_id!r})"
         )
         raise
+
+
+class Handle(Generic[View]):
+    """An id, what it is read through, and what was last seen of it."""
+
+    _kind: ClassVar[str]
+
+    def __init__(self, handle_id: str, reads: Reads, submitted: View | None) -> None:
+        self.id = handle_id
+        self._reads = reads
+        self._seen: View | None = submitted
+        self._seen_at = time.monotonic() if submitted else -GLANCE
+        self._lag_ends = time.monotonic() + LAG if submitted else 0.0
+        self._taken_back = reads.taken_back
+
+    def _read(self, reads: Reads) -> View:
+        """Ask for it."""
+        raise NotImplementedError
+
+    def _is_over(self, view: View) -> bool:
+        """Whether it will not change any more, unless somebody takes tasks back."""
+        raise NotImplementedError
+
+    def _stand(self) -> str:
+        """Say how it stands."""
+        raise NotImplementedError
+
+    def cancel(self) -> Any:
+        """Cancel it."""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """Whether it has ended, however it went."""
+        return self._is_over(self._known())
+
+    def _saw(self, view: View) -> None:
+        self._seen = view
+
+    def _known(self) -> View:
+        """Give what is known now; of what is over, what was read of it then."""
+        if self._taken_back != self._reads.taken_back:
+            self._taken_back, self._seen = self._reads.taken_back, None
+        seen = self._seen
+        if seen is None or not self._is_over(seen):
+            try:
+                self._saw(self._read(self._reads))
+                self._lag_ends = 0.0
+            except UnknownTask:
+                if seen is None or time.monotonic() > self._lag_ends:
+                    raise
+            self._seen_at = time.monotonic()
+        assert self._seen is not None
+        return self._seen
+
+    def _current(self) -> View:
+        """Give what is known now; what is over is asked for again, in case somebody has taken tasks back."""
+        view = self._known()
+        if time.monotonic() - self._seen_at > GLANCE:
+            self._seen_at = time.monotonic()
+            with contextlib.suppress(Exception):  # it is forgotten by now, or the server away: so it stands
+                self._saw(self._read(quick(self._reads)))
+        return self._seen or view
+
+    def _glance(self) -> View | None:
+        """Give what was seen within the last second, else ask once; never raise."""
+        if (self._seen is None or not self._is_over(self._seen)) and time.monotonic() - self._seen_at > GLANCE:
+            self._seen_at = time.monotonic()
+            with contextlib.suppress(Exception):  # what is shown is not worth an error: the next call tells
+                self._saw(self._read(quick(self._reads)))
+        return self._seen
+
+    def _wait(self, timeout: float | timedelta | None, on_interrupt: OnInterrupt) -> None:
+        __tracebackhide__ = True
+        with resumable(self._kind, self.id, self._stand, on_interrupt, self.cancel):
+            if not poll(self.done, timeout):
+                raise WaitTimeout(f"{self._kind} {self.id}: {self._stand()} after {seconds(timeout):g} s; it goes on")
 
 
 def warn_if_soon(what: str, finished_at: datetime | None, expires_at: datetime | None) -> None:

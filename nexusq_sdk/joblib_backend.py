@@ -109,7 +109,8 @@ class NexusQBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
 
     def _places(self) -> int:
         workers = self._client._connection.workers().workers
-        places = sum(worker.concurrency for worker in workers)
+        apart = self._kind == "process"
+        places = sum(worker.processes if apart else worker.concurrency for worker in workers)
         if not places:
             warnings.warn("no worker is alive: the calls wait until one is", stacklevel=2)
         return max(1, places)

@@ -22,6 +22,7 @@ Label = Callable[[int], object]
 PayloadOf = Callable[[str], str | None]
 _COLUMNS = ("taskId", "taskType", "status", "result", "error", "attempt", "worker")
 _TIMES = ("submittedUs", "startedUs", "finishedUs")
+_SAID = ("progress", "progressText", "log")
 
 
 class Row(NamedTuple):
@@ -37,6 +38,9 @@ class Row(NamedTuple):
     submitted_us: int | None
     started_us: int | None
     finished_us: int | None
+    progress: float | None
+    progress_text: str | None
+    log: list[str] | None
 
     @property
     def ended(self) -> bool:
@@ -56,12 +60,15 @@ class Row(NamedTuple):
             submitted_at=_time(self.submitted_us),
             started_at=_time(self.started_us),
             finished_at=_time(self.finished_us),
+            progress=self.progress,
+            progress_text=self.progress_text,
+            log=self.log or [],
         )
 
 
 def rows(page: TaskPage) -> Iterator[Row]:
     """Give a page's rows."""
-    return map(Row._make, zip(*(page.columns[name] for name in (*_COLUMNS, *_TIMES)), strict=True))
+    return map(Row._make, zip(*(page.columns[name] for name in (*_COLUMNS, *_TIMES, *_SAID)), strict=True))
 
 
 def error_of(row: Row, label: object = None, payload: str | None = None) -> NexusQError | None:

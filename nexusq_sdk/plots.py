@@ -1,34 +1,39 @@
-"""A batch drawn: when which worker ran which task, and how long tasks ran. matplotlib loads with the first plot."""
+"""A batch drawn: when which worker ran which task, how long tasks ran. Loads matplotlib: imported by the first plot."""
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
+try:
+    from matplotlib.figure import Figure
+except ImportError:
+    raise ImportError("expected matplotlib to be installed for batch.plot(): pip install matplotlib") from None
+
 from nexusq_sdk.handle_html import COLOURS
+from nexusq_sdk.progress_text import span
 from nexusq_sdk.protocol.words import Status
 
 if TYPE_CHECKING:
-    import matplotlib.figure
     import pandas as pd
 
 #: Tasks that are drawn one by one; of more, that many spread evenly.
 DRAWN = 20_000
 
 
-def batch_figure(frame: pd.DataFrame, title: str) -> matplotlib.figure.Figure:
-    """Draw a frame of tasks.
+class BatchFigure(Figure):
+    """A figure that a notebook shows, whether pyplot has prepared it for that or not."""
 
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - only when a plot is wanted
-    except ImportError:
-        raise ImportError("expected matplotlib to be installed for batch.plot(): pip install matplotlib") from None
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png")
+        return picture.getvalue()
+
+
+def batch_figure(frame: pd.DataFrame, title: str) -> Figure:
+    """Draw a frame of tasks."""
     # Without pyplot: nothing of the user's figures is touched, and no window opens.
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = BatchFigure(figsize=(9, 4.5), layout="constrained")
     line, histogram = figure.subplots(1, 2, width_ratios=(2, 1))
     ran = frame[frame["started_at"].notna()]
     if ran.empty:
@@ -65,7 +70,8 @@ def _histogram(axes: Any, ran: pd.DataFrame) -> None:
     axes.hist(lasted, bins=min(50, max(10, len(lasted) // 20)), color=COLOURS[Status.IN_PROGRESS], alpha=0.8)
     for name, share in (("p50", 0.5), ("p95", 0.95)):
         value = lasted.quantile(share)
-        axes.axvline(value, color="black", linewidth=1, linestyle=":" if name == "p95" else "-")
-        axes.text(value, axes.get_ylim()[1], f" {name}", va="top", fontsize="small")
+        style = ":" if name == "p95" else "-"
+        axes.axvline(value, color="black", linewidth=1, linestyle=style, label=f"{name} {span(value)}")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=2)
     axes.set_xlabel("how long they ran, s")
     axes.set_ylabel("tasks")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from nexusq_sdk.protocol.wire import BatchView
+from nexusq_sdk.protocol.wire import BatchView, TaskSaid
 from nexusq_sdk.protocol.words import TERMINAL, Status
 
 #: Seconds over which the pace of a batch is measured that is being watched.
@@ -54,6 +54,24 @@ def describe(view: BatchView, pace: float | None = None) -> str:
     return ", ".join(parts)
 
 
+def said(task: TaskSaid) -> str:
+    """Say in one line what a running task says of itself.
+
+    Examples
+    --------
+    >>> said(TaskSaid(task_id="b-3", progress=0.4, progress_text="epoch 4/10", log=["loss 0.31"]))
+    'row 3: 40%, epoch 4/10, loss 0.31'
+    """
+    share_ = [] if task.progress is None else [f"{task.progress:.0%}"]
+    parts = [*share_, task.progress_text or "", *task.log[-1:]]
+    return f"row {row(task)}: {', '.join(part for part in parts if part)}"
+
+
+def row(task: TaskSaid) -> str:
+    """Give a task's row: the last part of its id."""
+    return task.task_id.rpartition("-")[2]
+
+
 def span(seconds: float) -> str:
     """Say a span of time as people do.
 
@@ -93,7 +111,7 @@ class Pace:
         self._seen: deque[tuple[float, int]] = deque()
 
     def add(self, now: float, count: int) -> float | None:
-        """Note how many have ended; give the pace, None while there is nothing to tell it from.
+        """Note how many have ended; give the pace, None while it is not known yet, 0 where nothing has moved for long.
 
         Examples
         --------
@@ -105,4 +123,6 @@ class Pace:
         while len(self._seen) > 2 and self._seen[1][0] < now - PACE_SECONDS:
             self._seen.popleft()
         then, before = self._seen[0]
-        return (count - before) / (now - then) if now - then >= 1.0 and count > before else None
+        if count > before and now - then >= 1.0:
+            return (count - before) / (now - then)
+        return 0.0 if now - then >= PACE_SECONDS else None

@@ -22,15 +22,14 @@ from nexusq_sdk.errors import (
     check_batch_reference,
     check_task_id,
 )
-from nexusq_sdk.protocol import ids, redis_layout
+from nexusq_sdk.paging import batch_pages
+from nexusq_sdk.protocol import columns, ids, redis_layout
 from nexusq_sdk.protocol.blobs import read_key
-from nexusq_sdk.protocol.views import batch_view, first_expiry, sampled, task_view
-from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, TaskPage, TaskView
+from nexusq_sdk.protocol.views import SAID_FIELDS, batch_view, first_expiry, sampled, task_said, task_view
+from nexusq_sdk.protocol.wire import BatchView, TaskPage, TaskView
 
-PAGE = 10_000  # tasks a pipeline
-_JSON = frozenset({"result", "error", "payload"})
-_NUMBERS = frozenset({"attempt", "submittedUs", "startedUs", "finishedUs"})
-_decode = msgspec.json.Decoder().decode
+PAGE = 10_000
+_decode = msgspec.json.Decoder(TaskPage).decode
 
 
 class RedisView:
@@ -55,6 +54,12 @@ class RedisView:
         self._redis = redis.Redis.from_url(source) if isinstance(source, str) else source
         if self._redis.get_connection_kwargs().get("decode_responses"):
             raise ValueError("expected a Redis client that gives bytes, got one made with decode_responses=True")
+        self._read_columns = self._redis.register_script(columns.script())
+
+    @property
+    def taken_back(self) -> int:
+        """How often tasks that had ended were taken back through it: it only reads."""
+        return 0
 
     def task(self, task_id: str) -> TaskView:
         """Give all that is known of a task.
@@ -78,15 +83,19 @@ class RedisView:
         UnknownTask
         """
         check_batch_id(batch_id)
-        state = self._hash(redis_layout.batch_key(batch_id))
+        key, said_key = redis_layout.batch_key(batch_id), redis_layout.said_key(batch_id)
+        state, speakers = self._ask(lambda pipeline: (pipeline.hgetall(key), pipeline.zrevrange(said_key, 0, -1)))
         if b"submittedUs" not in state:
             raise UnknownTask(f"there is no batch {batch_id}: it never was, or was forgotten long after its end")
-        expires = None
-        if b"finishedUs" in state:
+        expires, said = None, []
+        if b"finishedUs" not in state and speakers:
+            keys = [redis_layout.task_key(task_id.decode()) for task_id in speakers]
+            said = task_said(speakers, self._ask(lambda pipeline: [pipeline.hmget(key, SAID_FIELDS) for key in keys]))
+        elif b"finishedUs" in state:
             names = sampled(batch_id, int(state.get(b"size", 0)))
             keys = [redis_layout.task_key(name) for name in names]
             expires = first_expiry(self._ask(lambda pipeline: [pipeline.pexpiretime(key) for key in keys]))
-        return batch_view(batch_id, state, time.time_ns() // 1000, expires)
+        return batch_view(batch_id, state, time.time_ns() // 1000, expires, said)
 
     def batch_id(self, name: str) -> str:
         """Give the id of a batch by its name; an id is given as it is.
@@ -106,17 +115,25 @@ class RedisView:
 
     def batch_tasks(self, batch_id: str, *, payload: bool = False, first: int = 0) -> Iterator[TaskPage]:
         """Give a batch's tasks by columns, page after page, from row `first` on."""
-        names = (*COLUMNS[1:], PAYLOAD_COLUMN) if payload else COLUMNS[1:]
-        size = self.batch(batch_id).size
-        for start in range(first, size, PAGE):
-            task_ids = [ids.task_id(batch_id, index) for index in range(start, min(size, start + PAGE))]
-            pipeline = self._redis.pipeline(transaction=False)
-            for task_id in task_ids:
-                pipeline.hmget(redis_layout.task_key(task_id), names)
+        names = columns.fields(payload=payload)
+
+        def read(start: int, count: int) -> bytes:
+            return self._page([ids.task_id(batch_id, index) for index in range(start, start + count)], names)
+
+        yield from batch_pages(read, _decode, first, self.batch(batch_id).size, PAGE)
+
+    def _page(self, task_ids: list[str], names: tuple[str, ...]) -> bytes:
+        """Give the JSON of a page, as the API does; of less tasks than were named where they are very large."""
+        parts: list[columns.Read] = []
+        looked, left = 0, columns.PAGE_BYTES
+        while looked < len(task_ids) and left > 0:
+            args = columns.arguments(task_ids[looked : looked + columns.SLICE], names, left)
             with _connected():
-                columns = zip(*pipeline.execute(), strict=True)
-            page = {name: _column(name, values) for name, values in zip(names, columns, strict=True)}
-            yield TaskPage(columns={"taskId": task_ids, **page})
+                part = columns.answer(cast(list[Any], self._read_columns(keys=[], args=args)))
+            parts.append(part)
+            looked += part.looked
+            left -= part.bytes
+        return columns.page(task_ids[:looked], names, parts, None)
 
     def _hash(self, key: str) -> dict[bytes, bytes]:
         with _connected():
@@ -150,11 +167,3 @@ def _connected() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         raise ConnectionFailed(f"expected Redis to answer, got {type(error).__name__}: {error}") from error
-
-
-def _column(name: str, values: tuple[bytes | None, ...]) -> list[Any]:
-    if name in _JSON:
-        return [None if value is None else _decode(value) for value in values]
-    if name in _NUMBERS:
-        return [None if value is None else int(value) for value in values]
-    return [None if value is None else value.decode() for value in values]

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from nexusq_sdk import handle_html
-from nexusq_sdk.errors import TaskCancelled, TaskFailed, UnknownTask, WaitTimeout, task_failed
+from nexusq_sdk.errors import TaskCancelled, TaskFailed, task_failed
 from nexusq_sdk.functions import open_result, printed
-from nexusq_sdk.handles import (
-    GLANCE,
-    LAG,
-    OnInterrupt,
-    Reads,
-    payload_text,
-    poll,
-    quick,
-    resumable,
-    warn_if_soon,
-    writes,
-)
-from nexusq_sdk.options import seconds
+from nexusq_sdk.handles import Handle, OnInterrupt, Reads, payload_text, warn_if_soon, writes
 from nexusq_sdk.protocol.wire import TaskView
 from nexusq_sdk.protocol.words import Status
 
 
-class Task:
+class Task(Handle[TaskView]):
     """One task that was submitted.
 
     Attributes
@@ -40,6 +26,8 @@ class Task:
         The row's label in the index of the DataFrame that was submitted, else its position; None for a single task.
     """
 
+    _kind = "task"
+
     def __init__(
         self,
         task_id: str,
@@ -48,12 +36,8 @@ class Task:
         *,
         label: object = None,
     ) -> None:
-        self.id = task_id
+        super().__init__(task_id, reads, submitted)
         self.label = label
-        self._reads = reads
-        self._seen = submitted
-        self._seen_at = time.monotonic() if submitted else -GLANCE
-        self._lag_ends = time.monotonic() + LAG if submitted else 0.0
 
     @property
     def status(self) -> Status:
@@ -70,19 +54,16 @@ class Task:
         ResultExpired
             If it was there and its state is not kept any more.
         """
-        if self._seen is None or not self._seen.status.terminal:
-            try:
-                self._seen = self._reads.task(self.id)
-                self._lag_ends = 0.0
-            except UnknownTask:
-                if self._seen is None or time.monotonic() > self._lag_ends:
-                    raise
-            self._seen_at = time.monotonic()
-        return self._seen
+        view = self._current()
+        if view.status.terminal and view.queue is None:  # of a page, which leaves out what few ask for
+            self._seen = view = self._reads.task(self.id)
+        return view
 
-    def done(self) -> bool:
-        """Whether the task has ended."""
-        return self.info().status.terminal
+    def _read(self, reads: Reads) -> TaskView:
+        return reads.task(self.id)
+
+    def _is_over(self, view: TaskView) -> bool:
+        return view.status.terminal
 
     def wait(self, timeout: float | timedelta | None = None, *, on_interrupt: OnInterrupt = "leave") -> Task:
         """Wait for the end, however it went.
@@ -100,9 +81,7 @@ class Task:
             If it has not ended in time; it goes on.
         """
         __tracebackhide__ = True
-        with resumable("task", self.id, self._stand, on_interrupt, self.cancel):
-            if not poll(self.done, timeout):
-                raise WaitTimeout(f"task {self.id} was still {self.status} after {seconds(timeout):g} s; it goes on")
+        self._wait(timeout, on_interrupt)
         return self
 
     def result(self, timeout: float | timedelta | None = None) -> Any:
@@ -115,7 +94,7 @@ class Task:
         TaskCancelled, ResultExpired, WaitTimeout
         """
         __tracebackhide__ = True
-        info = self.wait(timeout).info()
+        info = self.wait(timeout)._known()
         error = self.exception()
         if error is not None:
             raise error
@@ -128,13 +107,13 @@ class Task:
 
         Empty where it printed nothing, failed, or is no function.
         """
-        info = self.wait(timeout).info()
+        info = self.wait(timeout)._known()
         value = msgspec.json.decode(info.result) if isinstance(info.result, msgspec.Raw) else None
         return printed(info.task_type, value)
 
     def exception(self, timeout: float | timedelta | None = None) -> TaskFailed | TaskCancelled | None:
         """Wait for the end and give what `result` would raise; None if the task completed."""
-        info = self.wait(timeout).info()
+        info = self.wait(timeout)._known()
         if info.status is Status.CANCELLED:
             return TaskCancelled(f"task {self.id} was cancelled")
         if info.status is not Status.FAILED:
@@ -175,15 +154,6 @@ class Task:
 
     def _stand(self) -> str:
         return str(self._seen.status) if self._seen else "not seen yet"
-
-    def _glance(self) -> TaskView | None:
-        """Give what was seen within the last second, else ask once; never raise."""
-        seen = self._seen
-        if (seen is None or not seen.status.terminal) and time.monotonic() - self._seen_at > GLANCE:
-            self._seen_at = time.monotonic()
-            with contextlib.suppress(Exception):  # what is shown is not worth an error: the next call tells
-                self._seen = seen = quick(self._reads).task(self.id)
-        return seen
 
     def __repr__(self) -> str:
         seen = self._glance()

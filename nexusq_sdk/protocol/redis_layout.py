@@ -21,6 +21,10 @@ far), finishedUs (once closed and all ended), ttl, name, and a count a status. O
 counts attempts that ran for at most so many µs (and longer than the edge below), ``error:<type>`` failed tasks by the
 type of their error, ``errorAt:<type>`` is one of them."""
 
+SAID = "nexusq:said:"
+"""ZSET of one batch: the twenty of its tasks whose handlers said something last (`current_task().progress`, `.log`)
+→ when, Unix seconds. It goes a day after the last word."""
+
 NAME = "nexusq:name:"
 """HASH of one batch's name: batchId, digest (of its inputs). It goes when the batch's hash does."""
 
@@ -80,6 +84,11 @@ def task_key(task_id: str) -> str:
 def batch_key(batch_id: str) -> str:
     """Name the hash of a batch."""
     return BATCH + batch_id
+
+
+def said_key(batch_id: str) -> str:
+    """Name the set of a batch's tasks that have said something."""
+    return SAID + batch_id
 
 
 def name_key(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import cast
 
@@ -11,13 +11,17 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from nexusq_sdk.protocol import ids
-from nexusq_sdk.protocol.wire import BatchView, ErrorKind, FailedAttempt, Options, TaskError, TaskView
+from nexusq_sdk.protocol.wire import BatchView, ErrorKind, FailedAttempt, Options, TaskError, TaskSaid, TaskView
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, TERMINAL, Priority, Status
 
 #: How finely running times are counted: edges a power of two. Eight: each is 9 % above the one below.
 EDGES = 8
 #: Rows of a finished batch that are asked when their state goes.
 SAMPLED = 8
+#: Running tasks of a batch that are shown with what they say, and lines of each.
+SHOWN_SAID, SAID_LINES = 5, 3
+#: The fields of a task's hash that `task_said` reads.
+SAID_FIELDS = ("status", "progress", "progressText", "log")
 
 
 def moment(value: bytes | None) -> datetime | None:
@@ -77,7 +81,31 @@ def task_view(task_id: str, state: Mapping[bytes, bytes], expires: object = None
     )
 
 
-def batch_view(batch_id: str, state: Mapping[bytes, bytes], now_us: int, expires: datetime | None = None) -> BatchView:
+def task_said(task_ids: Sequence[bytes], rows: Iterable[Sequence[bytes | None]]) -> list[TaskSaid]:
+    """Read what tasks of a batch say of themselves while they run, from their `SAID_FIELDS`."""
+    found = []
+    for task_id, (status, progress, text, log) in zip(task_ids, rows, strict=True):
+        if status == b"IN_PROGRESS":
+            lines = msgspec.json.decode(log or b"[]", type=list[str])[-SAID_LINES:]
+            done = None if progress is None else float(progress)
+            found.append(
+                TaskSaid(
+                    task_id=task_id.decode(),
+                    progress=done,
+                    progress_text=None if text is None else text.decode(),
+                    log=lines,
+                )
+            )
+    return sorted(found, key=lambda said: int(said.task_id.rpartition("-")[2]))[:SHOWN_SAID]
+
+
+def batch_view(
+    batch_id: str,
+    state: Mapping[bytes, bytes],
+    now_us: int,
+    expires: datetime | None = None,
+    said: Sequence[TaskSaid] = (),
+) -> BatchView:
     """Read a batch's hash, which has been submitted (``submittedUs`` is in it)."""
     counts = {status.value: int(state.get(status.value.encode(), 0)) for status in Status}
     started, finished = state.get(b"startedUs"), state.get(b"finishedUs")
@@ -100,6 +128,7 @@ def batch_view(batch_id: str, state: Mapping[bytes, bytes], now_us: int, expires
         p95_seconds=quantile(ran, 0.95),
         errors=_errors(state),
         expires_at=expires,
+        said=list(said),
     )
 
 

@@ -197,6 +197,15 @@ class ErrorKind(Answer, omit_defaults=False):
     task_id: str
 
 
+class TaskSaid(Answer, omit_defaults=False):
+    """What a running task has last said of itself: how far it is (0 … 1), with what, its last three log lines."""
+
+    task_id: str
+    progress: float | None
+    progress_text: str | None
+    log: list[str]
+
+
 class BatchView(Answer, omit_defaults=False):
     """``GET /batches/{id}``: the batch's counters.
 
@@ -204,6 +213,7 @@ class BatchView(Answer, omit_defaults=False):
     `rate_per_second` is that of tasks ended since the first one began. `p50_seconds` and `p95_seconds` say how long
     attempts ran that ended their task: percentiles, within a tenth. `errors` are those of failed tasks by type, the
     most frequent first. `expires_at` is when the states of its tasks begin to go, once it has finished.
+    `said` is what running tasks say of themselves: of those that spoke last, five at the most, by rows.
     """
 
     batch_id: str
@@ -221,6 +231,7 @@ class BatchView(Answer, omit_defaults=False):
     p95_seconds: float | None = None
     errors: list[ErrorKind] = []
     expires_at: datetime | None = None
+    said: list[TaskSaid] = []
 
 
 class TaskPage(Answer, omit_defaults=False):
@@ -245,13 +256,19 @@ COLUMNS = (
     "submittedUs",
     "startedUs",
     "finishedUs",
+    "progress",
+    "progressText",
+    "log",
 )
 #: A further column, only where it is asked for: it is as large as what was submitted.
 PAYLOAD_COLUMN = "payload"
 
 
 class Lookup(Strict):
-    """``POST /tasks/lookup``: how these tasks stand; without `results`, those columns are left out, and the errors."""
+    """``POST /tasks/lookup``: how these tasks stand; without `results`, those columns are left out, and the errors.
+
+    Where results are very large (8 MiB in all) the answer has the first ones alone: ask for the others again.
+    """
 
     task_ids: list[str]
     results: bool = True
@@ -279,12 +296,13 @@ class TaskTypes(Answer, omit_defaults=False):
 
 
 class WorkerView(Answer, omit_defaults=False):
-    """One live worker."""
+    """One live worker: `concurrency` and `processes` are how many tasks it runs at once in threads and in processes."""
 
     worker: str
     queues: list[str]
     task_types: list[str]
     concurrency: int
+    processes: int
     running: int
     settled: int
     rejected: int

@@ -50,6 +50,9 @@ class LaneView(Answer, omit_defaults=False):
 
 
 class Queues(Answer, omit_defaults=False):
-    """``GET /queues``: by queue and priority; not older than a second."""
+    """``GET /queues``: by queue and priority, as they stood about two seconds ago.
+
+    A record is done with once its task's outcome is on Redis's disk.
+    """
 
     queues: list[LaneView]

@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nexusq_server import schedule_commands, user_commands
-from nexusq_server.settings import Settings, SettingsError, load_settings
+from nexusq_server.settings import ELSEWHERE, Settings, SettingsError, load_settings
 
 app = typer.Typer(
     name="nexusq",
@@ -210,6 +210,9 @@ def settings() -> None:
         if not field.repr and value:
             value = "(hidden)"
         table.add_row(f"NEXUSQ_{name.upper()}", escape(value), escape(_shown(field.default)), field.description)
+    for variable, default, meaning in ELSEWHERE:
+        value = _PASSWORD.sub("(hidden)", os.environ.get(variable, ""))
+        table.add_row(variable, escape(value), escape(default), meaning)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

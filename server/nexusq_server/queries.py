@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -20,25 +19,18 @@ import redis
 import redis.asyncio
 from msgspec import Raw
 
-from nexusq_sdk.protocol import ids, redis_layout
-from nexusq_sdk.protocol.views import batch_view, first_expiry, moment, sampled, task_view
-from nexusq_sdk.protocol.wire import COLUMNS, PAYLOAD_COLUMN, BatchView, TaskView, WorkerView
+from nexusq_sdk.protocol import columns, ids, redis_layout
+from nexusq_sdk.protocol.columns import Read, Wanted
+from nexusq_sdk.protocol.views import SAID_FIELDS, batch_view, first_expiry, moment, sampled, task_said, task_view
+from nexusq_sdk.protocol.wire import BatchView, TaskSaid, TaskView, WorkerView
 from nexusq_sdk.protocol.words import Status
 from nexusq_server.clock import now_us
 from nexusq_server.problems import BatchNotFound, IdempotencyConflict, InvalidRequest, TaskExpired, TaskNotFound
 
 #: Rows that one request for ``GET /tasks`` looks at; a page may be shorter and still have a next one.
 MAX_SCANNED = 20_000
-#: Rows a script call.
-SLICE = 1000
-_FIELDS = ("taskType", "status", "result", "error", "attempt", "worker", "submittedUs", "startedUs", "finishedUs")
-_JSON = frozenset({"result", "error", "payload"})
-_NUMBERS = frozenset({"attempt", "submittedUs", "startedUs", "finishedUs"})
-_pack = msgspec.msgpack.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-
-Row = list[bytes | None]
 
 
 class Unit(NamedTuple):
@@ -60,10 +52,6 @@ class Filters:
     since_us: int | None = None
 
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
-
-
 async def executed(pipeline: Any) -> list[Any]:
     """Give a pipeline's answers; of PEXPIRETIME, which Redis has since 7.0, what it says or why not."""
     answers: list[Any] = await pipeline.execute(raise_on_error=False)
@@ -78,15 +66,31 @@ class Queries:
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._redis = client
-        script = (files("nexusq_server") / "lua" / "read_tasks.lua").read_text()
-        self._read_tasks = client.register_script(script)
+        self._read_columns = client.register_script(columns.script())
 
-    async def read_tasks(self, task_ids: Sequence[str], fields: Sequence[str]) -> list[Row]:
-        """Give the fields of tasks, in their order."""
-        rows: list[Row] = []
-        for start in range(0, len(task_ids), SLICE):
-            args = [_pack(list(task_ids[start : start + SLICE])), _pack(list(fields))]
-            rows += cast(list[Row], await self._read_tasks(keys=[], args=args))
+    async def read(self, task_ids: Sequence[str], names: Sequence[str]) -> list[Read]:
+        """Give the fields of tasks, in their order; of less tasks than were named where that is very much."""
+        parts: list[Read] = []
+        start, left = 0, columns.PAGE_BYTES
+        while start < len(task_ids) and left > 0:
+            part = await self._slice(task_ids[start : start + columns.SLICE], names, left)
+            parts.append(part)
+            start += part.looked
+            left -= part.bytes
+        return parts
+
+    async def _slice(
+        self, task_ids: Sequence[str], names: Sequence[str], most_bytes: int, wanted: Wanted | None = None
+    ) -> Read:
+        args = columns.arguments(task_ids, names, most_bytes, wanted)
+        return columns.answer(cast(list[Any], await self._read_columns(keys=[], args=args)), wanted)
+
+    async def rows(self, task_ids: Sequence[str], names: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Give the fields of tasks, a row each, decoded: few fields of many tasks, or of a few tasks everything."""
+        rows: list[tuple[Any, ...]] = []
+        while len(rows) < len(task_ids):
+            for part in await self.read(task_ids[len(rows) :], names):
+                rows += zip(*part.lists(), strict=True)
         return rows
 
     async def task(self, task_id: str) -> TaskView:
@@ -124,7 +128,7 @@ class Queries:
         """
         found = []
         for row, (task_id, payload, (kind, has, status)) in enumerate(
-            zip(task_ids, payloads, await self.read_tasks(task_ids, ("taskType", "payload", "status")), strict=True),
+            zip(task_ids, payloads, await self.rows(task_ids, ("taskType", "payload", "status")), strict=True),
             first,
         ):
             if status is None:
@@ -133,17 +137,16 @@ class Queries:
                     raise absent
                 continue
             where = f"row {row}: " if rows else ""
-            if kind is None or kind.decode() != task_type:
+            if kind != task_type:
                 raise IdempotencyConflict(
-                    f"{where}expected taskType {_text(kind)!r}, which the idempotency key was used for, "
-                    f"got {task_type!r}"
+                    f"{where}expected taskType {kind!r}, which the idempotency key was used for, got {task_type!r}"
                 )
-            if has is not None and _decode(has) != _decode(payload):
+            if has is not None and has != _decode(payload):
                 raise IdempotencyConflict(
                     f"{where}expected the payload that the idempotency key was used for before, got another one "
                     f"(task {task_id}); other work needs another key"
                 )
-            found.append(Status(status.decode()))
+            found.append(Status(status))
         return found
 
     async def batch(self, batch_id: str) -> BatchView:
@@ -155,10 +158,20 @@ class Queries:
         """
         if not ids.is_id(batch_id):
             raise BatchNotFound(f"expected a batch id, a uuid in lower case, got {batch_id!r}")
-        state = cast(dict[bytes, bytes], await self._redis.hgetall(redis_layout.batch_key(batch_id)))
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.hgetall(redis_layout.batch_key(batch_id))
+        pipeline.zrevrange(redis_layout.said_key(batch_id), 0, -1)
+        state, speakers = cast(tuple[dict[bytes, bytes], list[bytes]], await pipeline.execute())
         if b"submittedUs" not in state:
             raise BatchNotFound(f"there is no batch {batch_id}: it never was, or was forgotten long after its end")
-        return batch_view(batch_id, state, now_us(), await self._first_expiry(batch_id, state))
+        said = await self._said(speakers) if speakers and b"finishedUs" not in state else []
+        return batch_view(batch_id, state, now_us(), await self._first_expiry(batch_id, state), said)
+
+    async def _said(self, task_ids: list[bytes]) -> list[TaskSaid]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            pipeline.hmget(redis_layout.task_key(task_id.decode()), SAID_FIELDS)
+        return task_said(task_ids, await pipeline.execute())
 
     async def _first_expiry(self, batch_id: str, state: dict[bytes, bytes]) -> datetime | None:
         if b"finishedUs" not in state:
@@ -173,44 +186,48 @@ class Queries:
         size = (await self.batch(batch_id)).size
         if cursor:
             [first] = read_cursor(cursor, int)
-        end = min(size, first + limit)
-        task_ids = [ids.task_id(batch_id, index) for index in range(first, end)]
-        fields = (*_FIELDS, PAYLOAD_COLUMN) if payload else _FIELDS
-        rows = await self.read_tasks(task_ids, fields)
-        return _page(task_ids, rows, fields, cursor_of(end) if end < size else None)
+        task_ids = [ids.task_id(batch_id, index) for index in range(first, min(size, first + limit))]
+        names = columns.fields(payload=payload)
+        parts = await self.read(task_ids, names)
+        looked = sum(part.looked for part in parts)
+        end = first + looked
+        return columns.page(task_ids[:looked], names, parts, cursor_of(end) if end < size else None)
 
     async def lookup(self, task_ids: Sequence[str], results: bool) -> bytes:
-        """Give these tasks, in their order, as the JSON of a `wire.TaskPage`; null where one is not known."""
-        fields = _FIELDS if results else tuple(field for field in _FIELDS if field not in {"result", "error"})
-        return _page(list(task_ids), await self.read_tasks(task_ids, fields), fields, None)
+        """Give these tasks, in their order, as the JSON of a `wire.TaskPage`; null where one is not known.
+
+        Of very large results less tasks than were named: those that are left are to be asked for again.
+        """
+        names = columns.fields(results=results)
+        parts = await self.read(task_ids, names)
+        return columns.page(task_ids[: sum(part.looked for part in parts)], names, parts, None)
 
     async def page(self, filters: Filters, cursor: str | None, limit: int, payload: bool) -> bytes:
         """Give a page of all tasks that match, newest first, as the JSON of a `wire.TaskPage`."""
-        fields = (*_FIELDS, PAYLOAD_COLUMN) if payload else _FIELDS
-        found_ids: list[str] = []
-        found: list[Row] = []
-        scanned = 0
+        names = columns.fields(payload=payload)
+        found: list[str] = []
+        parts: list[Read] = []
+        scanned, left = 0, columns.PAGE_BYTES
         position = tuple(read_cursor(cursor, str, str, int)) if cursor else None
         if position and not position[0].isdecimal():
             raise _bad_cursor(cursor)
         while True:
             units = await self._units(filters, position)
             if not units:
-                return _page(found_ids, found, fields, None)
+                return columns.page(found, names, parts, None)
             rows = _rows(units, position)
             # Read many at a time, whether they are a batch's or stand alone; of a short page not many too many.
-            while block := list(itertools.islice(rows, min(SLICE, max(limit, 100)))):
-                if len(found_ids) >= limit or scanned >= MAX_SCANNED:
-                    return _page(found_ids, found, fields, cursor_of(*block[0][:3]))
-                scanned += len(block)
-                states = await self.read_tasks([name for *_, name in block], fields)
-                for (score, member, number, name), row in zip(block, states, strict=True):
-                    if not _matches(row, filters):
-                        continue
-                    if len(found_ids) >= limit:
-                        return _page(found_ids, found, fields, cursor_of(score, member, number))
-                    found_ids.append(name)
-                    found.append(row)
+            while block := list(itertools.islice(rows, min(columns.SLICE, max(limit, 100)))):
+                if len(found) >= limit or scanned >= MAX_SCANNED or left <= 0:
+                    return columns.page(found, names, parts, cursor_of(*block[0][:3]))
+                wanted = Wanted(filters.status, filters.task_type, filters.since_us, limit - len(found))
+                part = await self._slice([name for *_, name in block], names, left, wanted)
+                found += [block[place][3] for place in part.positions]
+                parts.append(part)
+                scanned += part.looked
+                left -= part.bytes
+                if part.looked < len(block):
+                    return columns.page(found, names, parts, cursor_of(*block[part.looked][:3]))
             position = (*units[-1][:2], 0)
 
     async def workers(self) -> list[WorkerView]:
@@ -226,6 +243,7 @@ class Queries:
                 queues=lease[b"queues"].decode().split(","),
                 task_types=lease[b"taskTypes"].decode().split(","),
                 concurrency=int(lease[b"concurrency"]),
+                processes=int(lease.get(b"processes", 0)),
                 running=int(lease[b"running"]),
                 settled=int(lease[b"settled"]),
                 rejected=int(lease[b"rejected"]),
@@ -300,29 +318,6 @@ def _rows(units: list[Unit], position: tuple[Any, ...] | None) -> Iterator[tuple
         top = min(rows, cast(int, position[2])) if position and position[1] == member else rows
         for number in range(top, 0, -1):
             yield score, member, number, ids.task_id(member, number - 1) if is_batch else member
-
-
-def _matches(row: Row, filters: Filters) -> bool:
-    task_type, status, submitted = row[0], row[1], row[6]
-    return (
-        status is not None
-        and (filters.status is None or status == filters.status.value.encode())
-        and (filters.task_type is None or task_type == filters.task_type.encode())
-        and (filters.since_us is None or int(submitted or 0) >= filters.since_us)
-    )
-
-
-def _page(task_ids: list[str], rows: list[Row], fields: Sequence[str], cursor: str | None) -> bytes:
-    columns = [b'"taskId":' + _encode(task_ids)]
-    values = list(zip(*rows, strict=True)) if rows else [()] * len(fields)
-    order = (*COLUMNS[1:], PAYLOAD_COLUMN)
-    for name, column in sorted(zip(fields, values, strict=True), key=lambda entry: order.index(entry[0])):
-        if name in _JSON or name in _NUMBERS:
-            body = b"[" + b",".join([b"null" if value is None else value for value in column]) + b"]"
-        else:
-            body = _encode([None if value is None else value.decode() for value in column])
-        columns.append(b'"%b":%b' % (name.encode(), body))
-    return b'{"columns":{%b},"nextCursor":%b}' % (b",".join(columns), _encode(cursor))
 
 
 def cursor_of(*parts: str | int) -> str:

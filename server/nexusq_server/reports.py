@@ -155,9 +155,9 @@ class Reports:
         return counts
 
     async def _count(self, task_ids: Sequence[str]) -> Counter[Lane]:
-        rows = await self._queries.read_tasks(task_ids, ("queue", "priority", "status"))
+        rows = await self._queries.rows(task_ids, ("queue", "priority", "status"))
         return Counter(
-            ((queue or DEFAULT_QUEUE.encode()).decode(), (priority or Priority.NORMAL.encode()).decode())
+            (queue or DEFAULT_QUEUE, priority or Priority.NORMAL.value)
             for queue, priority, status in rows
             if status is not None
         )

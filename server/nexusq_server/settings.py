@@ -26,6 +26,17 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9a-fA-F:]+")
 ADDRESS = re.compile(r'^(?:[^\s@,<>"]+@[^\s@,<>"]+|(?:"[^"\r\n]*"|[^\r\n,@<>"]*) *<[^\s@,<>"]+@[^\s@,<>"]+>)$(?!\n)')
 
 
+#: Read where they are needed, by programs that have no other setting: variable, default, meaning.
+ELSEWHERE = (
+    ("NEXUSQ_URL", "http://127.0.0.1:8000", "where the API answers, for the SDK and for nexusq submit, status, report"),
+    ("NEXUSQ_CACHE", "the user's cache folder", "folder for what nexusq up downloads once"),
+    ("NEXUSQ_KAFKA_HOME", "", "folder of a Kafka (with libs/ in it) for nexusq up, in place of a download"),
+    ("NEXUSQ_JAVA", "", "java program for nexusq up, in place of the one that it finds"),
+    ("NEXUSQ_REDIS_SERVER", "", "redis-server or valkey-server for nexusq up, in place of the one that it finds"),
+    ("NEXUSQ_MAVEN_URL", "Maven Central", "mirror that nexusq up downloads Kafka from"),
+)
+
+
 class SettingsError(ValueError):
     """Settings that can't be used; the message has a line for each."""
 

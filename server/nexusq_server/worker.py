@@ -341,6 +341,7 @@ class Worker:
             "queues": ",".join(self._settings.queues),
             "taskTypes": ",".join(sorted(self._handlers)),
             "concurrency": self._settings.concurrency,
+            "processes": self._settings.processes,
             "running": len(self.slots.running()),
             "settled": self.settler.count,
             "rejected": self.dead_letters.count,

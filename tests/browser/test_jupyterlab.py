@@ -39,6 +39,16 @@ WATCHED = """def calibrate(sensor, reading):
 readings = pd.DataFrame({"sensor": range(4000), "reading": 20.5})
 batch = client.map(calibrate, readings, executor="thread", max_attempts=1, name="calibration")
 batch.progress()"""
+TRAINED = """def train(rate):
+    task = nexusq_sdk.current_task()
+    for epoch in range(1, 401):
+        time.sleep(0.3)
+        task.log(f"loss {1 / (1 + rate * epoch):.3f}")
+        task.progress(epoch / 400, f"epoch {epoch}/400")
+
+
+batch = client.map(train, [0.01, 0.1], executor="thread", name="training")
+batch.progress()"""
 FRAME = """outcomes = readings.join(batch.frame())
 outcomes[["sensor", "status", "result", "error", "duration"]].iloc[11:15]"""
 ENDED = """batch.wait().frame()["status"].value_counts()"""
@@ -68,9 +78,9 @@ def test_the_tour_runs_whole_and_shows_a_full_bar_and_the_outcomes(open_notebook
     # then none has raised, the bar is full, and the outcomes are a table
     expect(notebook.page.locator(RAISED)).to_have_count(0)
     expect(notebook.output(3).locator("[role=progressbar]")).to_have_attribute("aria-valuenow", "100")
-    expect(notebook.output(3)).to_contain_text("300 of 300")
+    expect(notebook.output(3).first).to_contain_text("300 of 300")
     expect(notebook.output(5).locator("table")).to_contain_text("user0@example.com")
-    notebook.output(3).scroll_into_view_if_needed()
+    notebook.output(3).first.scroll_into_view_if_needed()
     notebook.picture("tour")
 
 
@@ -85,20 +95,22 @@ def test_the_widget_moves_unfolds_its_errors_and_its_button_cancels_the_batch(
 
     # then the widget moves while the cell is free
     shown = notebook.output(1)
-    bar = shown.locator(".widget-html [role=progressbar]")
+    widget = shown.locator(".widget-vbox").first
+    bar = widget.locator("[role=progressbar]")
     expect(bar).to_be_visible(timeout=PATIENCE)
+    expect(shown.first).to_be_hidden()
     before = share(bar)
-    expect(shown.locator("details")).to_be_visible(timeout=PATIENCE)
+    expect(widget.locator("details")).to_be_visible(timeout=PATIENCE)
     eventually(lambda: _more(bar, before))
 
     # and what is unfolded stays so while it moves on
-    shown.locator("summary").click()
-    expect(shown.locator("pre")).to_contain_text(re.compile(r"ValueError: sensor \d+ is out of order"))
+    widget.locator("summary").click()
+    expect(widget.locator("pre")).to_contain_text(re.compile(r"ValueError: sensor \d+ is out of order"))
     notebook.picture("progress-unfolded")
     unfolded = share(bar)
     eventually(lambda: _more(bar, unfolded))
-    expect(shown.locator("pre")).to_be_visible()
-    shown.locator("summary").click()
+    expect(widget.locator("pre")).to_be_visible()
+    widget.locator("summary").click()
     eventually(lambda: _more(bar, 24))
 
     # and the outcomes so far are a table
@@ -112,13 +124,42 @@ def test_the_widget_moves_unfolds_its_errors_and_its_button_cancels_the_batch(
     # then the batch is cancelled, and a picture without a button stands there
     batch = client.batch("calibration")
     eventually(lambda: _cancelled(batch))
-    expect(shown).to_contain_text("Cancelled. batch.retry_failed(cancelled=True) takes it back.", timeout=PATIENCE)
+    expect(shown.first).to_contain_text(
+        "Cancelled. batch.retry_failed(cancelled=True) takes it back.", timeout=PATIENCE
+    )
     expect(shown.get_by_role("button")).to_have_count(0)
     expect(shown.locator("[role=progressbar]")).to_have_attribute("aria-valuenow", "100")
     notebook.run(3)
     expect(notebook.output(3)).to_contain_text(re.compile(rf"CANCELLED\s+{batch.counts()['CANCELLED']}"))
-    shown.scroll_into_view_if_needed()
+    shown.first.scroll_into_view_if_needed()
     notebook.picture("cancelled")
+
+
+def test_what_tasks_say_is_seen_while_they_run_and_stays_in_a_notebook_that_is_saved_meanwhile(
+    open_notebook: Open, folder: Path, client: nexusq_sdk.Client
+) -> None:
+    # given tasks that say how far they are
+    write_notebook(folder / "train.ipynb", [CONNECT, TRAINED])
+    notebook = open_notebook("train.ipynb")
+    notebook.run(0)
+    notebook.run(1)
+
+    # then the widget shows it
+    widget = notebook.output(1).locator(".widget-vbox").first
+    expect(widget).to_contain_text(re.compile(r"row 0.*\d%.*epoch \d+/400.*loss 0\.\d+"), timeout=PATIENCE)
+    expect(widget).to_contain_text("row 1")
+    notebook.picture("said", notebook.cell(1), notebook.cell(1))
+
+    # and a file that is saved now has a picture of it, for those who open it without the kernel
+    def saved() -> None:
+        notebook.page.keyboard.press("Control+s")
+        outputs = nbformat.read(folder / "train.ipynb", as_version=4).cells[1].outputs
+        assert re.search(r"epoch \d+/400", outputs[0].data["text/html"] if outputs else "")
+
+    eventually(saved)
+    client.batch("training").cancel()
+    expect(widget).to_have_count(0, timeout=PATIENCE)
+    expect(notebook.output(1).first).to_contain_text("2 cancelled")
 
 
 def test_a_cell_that_waits_is_interrupted_and_a_restarted_kernel_takes_the_batch_up_again(
@@ -158,8 +199,8 @@ def test_a_cell_that_waits_is_interrupted_and_a_restarted_kernel_takes_the_batch
     notebook.run(0)
     expect(notebook.cell(0).locator(".jp-InputPrompt")).to_have_text("[1]:")
     notebook.run(3)
-    expect(notebook.output(3)).to_contain_text("5 of 8", timeout=PATIENCE)
-    expect(notebook.output(3)).to_contain_text(batch.id)
+    expect(notebook.output(3).first).to_contain_text("5 of 8", timeout=PATIENCE)
+    expect(notebook.output(3).first).to_contain_text(batch.id)
     notebook.picture("restarted")
     assert not batch.done()
 

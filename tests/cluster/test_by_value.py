@@ -160,6 +160,8 @@ def test_what_can_not_be_pickled_is_refused_before_anything_is_sent(client: nexu
             client.map(lambda x: connection.send(x) + 1, [b""])
         with pytest.raises(NotPicklable, match="row 1: expected values that can be pickled") as caught:
             client.map(abs, [1, connection], executor="thread")
+        with pytest.raises(NotPicklable, match="that is 'argument 2', a socket; make inside the function"):
+            client.submit(max, 1, connection)
     assert not getattr(caught.value, "__notes__", [])
 
 

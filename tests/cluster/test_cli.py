@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import nexusq_sdk
+from nexusq_server.__main__ import main
 from nexusq_server.cli import app
-from tests.conftest import Addresses
+from tests.conftest import ROOT, Addresses
 
 Run = Callable[..., Result]
 
@@ -236,6 +238,25 @@ def test_settings_lists_each_variable_and_no_password(run: Run, monkeypatch: pyt
     assert "(hidden)" == lines["NEXUSQ_SMTP_PASSWORD"][1]
     assert ["36h", "1d"] == lines["NEXUSQ_RESULT_TTL"][1:3]
     assert "NEXUSQ_MAX_RESULT_KIB" in lines
+    # those too that are read before there are settings
+    read = {
+        name
+        for file in (ROOT / "server").rglob("*.py")
+        for name in re.findall(r"NEXUSQ_[A-Z_]+[A-Z]", file.read_text())
+    }
+    assert set() == read - set(lines) - {"NEXUSQ_SDK"}
+
+
+def test_with_the_sdk_alone_the_command_says_in_one_line_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "nexusq_server.cli")
+    monkeypatch.setitem(sys.modules, "typer", None)
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert str(ended.value).startswith(
+        "nexusq: expected the server's packages to be installed, but typer is missing: pip install"
+    )
 
 
 @pytest.mark.parametrize("command", ["api", "worker", "up", "settings"])

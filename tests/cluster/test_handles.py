@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import io
+import sys
 import threading
 import time
 import traceback
@@ -153,6 +154,47 @@ def test_failed_rows_are_submitted_again_as_a_batch_of_the_same_kind(
     assert {"eve": 0.25} == elsewhere.frame()["result"].to_dict()
 
 
+def test_a_functions_batch_is_submitted_again_with_other_rows_from_any_kernel(client: nexusq_sdk.Client) -> None:
+    offset = 100
+    batch = client.map(lambda n: n + offset, [1, 2], executor="thread")
+    framed = client.map(lambda a, b: a * b + offset, pd.DataFrame({"a": [1], "b": [2]}), executor="thread")
+
+    assert [103, 104] == list(batch.resubmit([3, 4]).results(timeout=60))
+    assert [105] == list(client.batch(batch.id).resubmit([5]).results(timeout=60))
+    again = client.batch(framed.id).resubmit(pd.DataFrame({"a": [3], "b": [4]}, index=["x"])).wait(timeout=60)
+    assert {"x": 112} == again.frame()["result"].to_dict()
+
+
+def test_a_handle_notices_that_its_tasks_were_taken_back(client: nexusq_sdk.Client, cluster: Addresses) -> None:
+    # given handles of what has failed
+    batch = client.submit_batch("FLAKY", [{"until": 99}]).wait(timeout=30)
+    task = client.submit("FLAKY", {"until": 99})
+    assert isinstance(task.exception(timeout=30), nexusq_sdk.TaskFailed)
+
+    # when they are taken back with all their attempts before them, by this client or by another one
+    ended = [batch.info().finished_at, task.info().finished_at]
+    assert 2 == client.requeue([f"{batch.id}-0", task.id])
+    batch.wait(timeout=30)
+    assert isinstance(task.exception(timeout=30), nexusq_sdk.TaskFailed)
+    eventually(lambda: _differ([batch.info().finished_at, task.info().finished_at], ended))
+    with nexusq_sdk.Client(cluster.url) as other:
+        ended = [batch.info().finished_at, task.info().finished_at]
+        assert 2 == other.requeue([f"{batch.id}-0", task.id])
+        eventually(lambda: _differ([batch.info().finished_at, task.info().finished_at], ended))
+
+
+def _differ(found: list[Any], before: list[Any]) -> None:
+    assert all(has is not None and has != had for has, had in zip(found, before, strict=True))
+
+
+def test_a_task_that_came_as_it_ended_tells_everything_when_it_is_asked(client: nexusq_sdk.Client) -> None:
+    [task] = client.submit_batch("FLAKY", [{"until": 1}], priority="high").as_completed(timeout=30)
+
+    info = task.info()
+
+    assert ("high", b'{"until":1}') == (info.priority, bytes(info.payload))  # type: ignore[arg-type]
+
+
 def test_options_are_those_of_the_first_time_from_any_kernel(
     client: nexusq_sdk.Client, http: httpx.Client, queue: str
 ) -> None:
@@ -182,13 +224,19 @@ def test_a_batch_is_drawn_without_touching_anybodys_figures(mixed: nexusq_sdk.Ba
     assert "seconds since the first one began" == timeline.get_xlabel()
     assert "tasks" == histogram.get_ylabel()
     figure.savefig(io.BytesIO())
+    # a notebook shows it although nobody has prepared pyplot for that
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    said = [text.get_text() for text in histogram.get_legend().get_texts()]
+    assert ["p50", "p95"] == [text.split()[0] for text in said]
     assert "matplotlib.pyplot" not in vars(mpl)
 
 
 def test_a_missing_matplotlib_is_told_with_what_to_do(
     divided: nexusq_sdk.Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "nexusq_sdk.plots")
+    monkeypatch.delattr(nexusq_sdk, "plots")
 
     with pytest.raises(ImportError, match=r"expected matplotlib to be installed for batch.plot\(\): pip install"):
         divided.plot()

@@ -64,8 +64,11 @@ def test_a_large_array_travels_once(client: nexusq_sdk.Client, redis_client: red
 
 def test_all_jobs_are_the_places_of_the_workers(client: nexusq_sdk.Client) -> None:
     backend = nexusq_sdk.joblib_backend.NexusQBackend(client=client)
+    threads = nexusq_sdk.joblib_backend.NexusQBackend(client=client, executor="thread")
+    workers = client.workers()
 
-    places = int(client.workers()["concurrency"].sum())
-    assert (places, places - 1, 3, 1) == tuple(backend.effective_n_jobs(n) for n in (-1, -2, 3, None))
+    places = int(workers["processes"].sum())
+    assert int(workers["concurrency"].sum()) == threads.effective_n_jobs(-1)
+    assert (places, max(1, places - 1), 3, 1) == tuple(backend.effective_n_jobs(n) for n in (-1, -2, 3, None))
     with pytest.raises(ValueError, match="n_jobs == 0"):
         backend.effective_n_jobs(0)

@@ -16,37 +16,48 @@ from nbclient import NotebookClient
 
 import nexusq_sdk
 from nexusq_sdk import drawers_notebook
-from nexusq_sdk.drawers_notebook import HtmlDrawer, WidgetDrawer
+from nexusq_sdk.drawers_notebook import NOTHING, HtmlDrawer, WidgetDrawer
 from nexusq_sdk.progress import Progress, choose_drawer
 from tests.conftest import Addresses, eventually
 
 
-class Shown:
-    """What a notebook would show: the bundles in the place of one output."""
+class Place:
+    """The place of one output: what was put into it."""
 
-    def __init__(self) -> None:
-        self.bundles: list[dict[str, Any]] = []
+    def __init__(self, bundle: dict[str, Any]) -> None:
+        self.bundles = [bundle]
 
     def update(self, bundle: dict[str, Any], *, raw: bool) -> None:
         assert raw
         self.bundles.append(bundle)
 
+
+class Shown:
+    """What a notebook would show: a picture, and below it a widget where there are widgets."""
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+
+    @property
+    def picture(self) -> dict[str, Any]:
+        return self.places[0].bundles[-1]
+
     @property
     def html(self) -> str:
-        return str(self.bundles[-1]["text/html"])
+        return str(self.picture["text/html"])
 
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
     """Give what is displayed, in a process that passes for a kernel."""
-    place = Shown()
+    shown = Shown()
 
-    def display(bundle: dict[str, Any]) -> Shown:
-        place.bundles.append(bundle)
-        return place
+    def display(bundle: dict[str, Any]) -> Place:
+        shown.places.append(Place(bundle))
+        return shown.places[-1]
 
     monkeypatch.setattr(drawers_notebook, "_display", display)
-    return place
+    return shown
 
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -73,10 +84,12 @@ def test_a_widget_shows_the_counts_and_leaves_a_picture_that_needs_no_kernel(
     progress = start(batch)
     progress.join(30)
 
-    assert WIDGET in shown.bundles[0]
-    assert batch.id in shown.bundles[0]["text/html"]
-    assert {"text/plain", "text/html"} == set(shown.bundles[-1])
-    assert f"DIVIDE {batch.id}: 40 of 40, 20 failed" in shown.bundles[-1]["text/plain"]
+    picture, widget = shown.places
+    assert batch.id in picture.bundles[0]["text/html"]
+    assert WIDGET in widget.bundles[0]
+    assert NOTHING == widget.bundles[-1]
+    assert {"text/plain", "text/html"} == set(shown.picture)
+    assert f"DIVIDE {batch.id}: 40 of 40, 20 failed" in shown.picture["text/plain"]
     for said in ("20 failed", "20 × ZeroDivisionError", "<details>", "return a / b"):
         assert said in shown.html
     assert "<Progress, ended>" == repr(progress)
@@ -112,6 +125,45 @@ def test_a_button_that_can_not_cancel_says_why_and_can_be_pressed_again(
     drawer.draw(batch.info(), None)
     assert "&lt;b&gt;Redis&lt;/b&gt; is away" in drawer._counters.value
     drawer.stop()
+
+
+def test_a_notebook_that_is_saved_meanwhile_has_a_picture_of_how_far_it_was(
+    client: nexusq_sdk.Client, queue: str, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a widget of a batch that waits, which hides the picture above it
+    monkeypatch.setattr(drawers_notebook, "PICTURE_SECONDS", 0.0)
+    batch = client.submit_batch("ECHO", [1, 2], queue=queue)
+    drawer = WidgetDrawer(None, None, batch.info())
+    [hides] = [part.value for part in drawer._box.children if "<style>" in getattr(part, "value", "")]
+
+    # when one of its tasks ends
+    client.task(f"{batch.id}-0").cancel()
+    drawer.draw(batch.info(), None)
+
+    # then the picture says so, though the widget is there still
+    assert "1 of 2, 1 cancelled" in shown.picture["text/plain"]
+    assert f".{drawer._picture}{{display:none}}" in hides
+    assert f"class='{drawer._picture}'" in shown.html
+    assert WIDGET in shown.places[1].bundles[-1]
+    # and when nobody draws any more, it stands there alone
+    drawer.stop()
+    assert drawer._picture not in shown.html
+    assert NOTHING == shown.places[1].bundles[-1]
+
+
+def test_widgets_of_batches_that_have_ended_are_kept_for_pages_that_are_loaded_anew_but_not_for_ever(
+    client: nexusq_sdk.Client, shown: Shown
+) -> None:
+    view = client.submit_batch("ECHO", [1]).wait(timeout=30).info()
+    drawers = [WidgetDrawer(None, None, view) for _ in range(drawers_notebook.KEPT + 1)]
+
+    for drawer in drawers:
+        drawer.draw(view, None)
+
+    assert drawers[0]._counters.comm is None
+    assert drawers[-1]._counters.comm is not None
+    assert "1 of 1" in drawers[-1]._counters.value
+    assert "none" == drawers[-1]._button.layout.display
 
 
 def test_what_unfolds_is_not_written_anew_while_its_count_moves(client: nexusq_sdk.Client, shown: Shown) -> None:
@@ -156,7 +208,8 @@ def test_without_ipywidgets_html_is_updated_in_its_place(
     progress.join(30)
 
     assert type(progress._drawer) is HtmlDrawer
-    assert {"text/plain", "text/html"} == {name for bundle in shown.bundles for name in bundle}
+    [picture] = shown.places
+    assert {"text/plain", "text/html"} == {name for bundle in picture.bundles for name in bundle}
     assert "1 × ZeroDivisionError" in shown.html
 
 
@@ -235,7 +288,8 @@ waits.wait()""",
 
     # the cell came back at once, and what it showed is a picture of the outcome
     assert ["returned\n"] == [output.text for output in outputs(1, "stream")]
-    [picture] = outputs(1, "display_data")
+    picture, widget = outputs(1, "display_data")
+    assert NOTHING == widget.data
     assert {"text/plain", "text/html"} == set(picture.data)
     assert "40 of 40, 10 failed" in picture.data["text/plain"]
     assert "10 × ZeroDivisionError" in picture.data["text/html"]

@@ -135,9 +135,9 @@ def test_waiting_ends_in_time_and_the_task_goes_on(client: nexusq_sdk.Client, qu
     task = client.submit("ECHO", 1, queue=queue)
     batch = client.submit_batch("ECHO", [1, 2], queue=queue)
 
-    with pytest.raises(nexusq_sdk.WaitTimeout, match=rf"task {task.id} was still QUEUED after 0.1 s; it goes on"):
+    with pytest.raises(nexusq_sdk.WaitTimeout, match=rf"task {task.id}: QUEUED after 0.1 s; it goes on"):
         task.wait(timeout=0.1)
-    with pytest.raises(TimeoutError, match="still QUEUED after 0.05 s"):
+    with pytest.raises(TimeoutError, match="QUEUED after 0.05 s; it goes on"):
         task.result(timeout=timedelta(milliseconds=50))
     with pytest.raises(nexusq_sdk.WaitTimeout, match=rf"batch {batch.id}: 0 of 2 after 0 s; it goes on"):
         batch.wait(timeout=0)

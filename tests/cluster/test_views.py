@@ -16,7 +16,7 @@ from nexusq_sdk.connection import Connection
 from nexusq_sdk.handles import Reads
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import TaskPage
-from tests.conftest import Addresses, eventually
+from tests.conftest import Addresses, WorkerProcess, eventually
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,55 @@ def test_an_empty_batch_and_one_that_has_expired_read_the_same(
 
 def _expired(batch: nexusq_sdk.Batch) -> None:
     assert batch.frame()["status"].isna().all()
+
+
+def test_what_running_tasks_say_reads_the_same(
+    connection: Connection,
+    view: nexusq_sdk.RedisView,
+    client: nexusq_sdk.Client,
+    queue: str,
+    start_worker: Callable[..., WorkerProcess],
+) -> None:
+    # given a batch whose tasks say how far they are, one of them for long
+    start_worker(queue)
+    batch = client.submit_batch("TELL", [{"steps": 1}, {"steps": 20, "seconds": 2}], queue=queue)
+
+    # then both ways show what the running one says, and in the frame what each has said last
+    def told() -> None:
+        found = connection.batch(batch.id).said
+        assert [f"{batch.id}-1"] == [said.task_id for said in found]
+        [said] = found
+        assert said.log[-1].startswith("loss ")
+        assert (said.progress_text or "").startswith("step ")
+        assert [said] == view.batch(batch.id).said
+        frame = batch.frame()
+        assert 0.5 == frame["progress"][0]
+        assert 0 < frame["progress"][1] < 1
+        assert frame["progress_text"][1].startswith("step ")
+        assert "loss " in frame["log"][1]
+        pd.testing.assert_frame_equal(frame, nexusq_sdk.Batch(batch.id, view).frame())
+        listed = client.tasks(batch=batch.id).set_index("task_id")
+        assert 0.5 == listed["progress"][f"{batch.id}-0"]
+
+    eventually(told)
+    assert "step " in client.batch(batch.id)._repr_html_()
+
+    # and nothing is said any more once it has ended
+    batch.cancel().wait(timeout=30)
+    assert [] == connection.batch(batch.id).said == view.batch(batch.id).said
+
+
+def test_rows_that_are_very_large_come_in_smaller_pages(
+    connection: Connection, view: nexusq_sdk.RedisView, client: nexusq_sdk.Client
+) -> None:
+    batch = client.submit_batch("ECHO", ["x" * 400_000 for _ in range(60)]).wait(timeout=60)
+
+    for reads in (connection, view):
+        pages = [len(page.columns["taskId"]) for page in reads.batch_tasks(batch.id)]
+        assert 60 == sum(pages)
+        assert max(pages) <= 22
+    assert [400_000] * 60 == batch.frame()["result"].str.len().tolist()
+    assert [400_000] * 60 == client.tasks(batch=batch.id)["result"].str.len().tolist()
 
 
 READS: dict[str, Callable[[Reads, str], object]] = {

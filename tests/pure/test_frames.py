@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -9,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexusq_sdk.frames import STATUS, gather, report_frame, task_frame
-from nexusq_sdk.protocol.wire import COLUMNS, TaskPage
+from nexusq_sdk.frames import report_frame, rows_where, task_frame
+from nexusq_sdk.protocol.wire import COLUMNS
 from nexusq_sdk.protocol.words import Status
+from nexusq_sdk.task_frames import STATUS
 
 MOMENTS = st.integers(0, 4_000_000_000_000_000)
 ERRORS = st.fixed_dictionaries({"type": st.text(max_size=5), "message": st.text(max_size=5), "traceback": st.just("")})
@@ -26,6 +29,9 @@ CELLS: dict[str, st.SearchStrategy[Any]] = {
     "submittedUs": MOMENTS,
     "startedUs": st.none() | MOMENTS,
     "finishedUs": st.none() | MOMENTS,
+    "progress": st.none() | st.floats(0, 1),
+    "progressText": st.none() | st.text(max_size=5),
+    "log": st.none() | st.lists(st.text(max_size=5), max_size=3),
 }
 #: What Redis still knows of an expired task.
 EXPIRED = dict.fromkeys(CELLS) | {"taskId": "gone"}
@@ -41,26 +47,33 @@ def task(**cells: Any) -> dict[str, Any]:
     return EXPIRED | {"taskType": "ECHO", "status": "QUEUED", "attempt": 0, "submittedUs": 0} | cells
 
 
-@given(ROWS)
-def test_dtypes_are_the_documented_ones_whatever_the_columns_hold(rows: list[dict[str, Any]]) -> None:
-    frame = task_frame(columns(rows))
+@given(st.lists(ROWS, max_size=3))
+def test_dtypes_are_the_documented_ones_whatever_the_columns_hold(pages: list[list[dict[str, Any]]]) -> None:
+    frame = task_frame(map(columns, pages))
 
     category, utc, span = "category", "datetime64[us, UTC]", "timedelta64[us]"
     expected = {"task_id": TEXT, "task_type": category, "status": STATUS, "result": object, "error_type": category}
     expected |= {"error": TEXT, "traceback": TEXT, "attempt": "Int64", "worker": category, "submitted_at": utc}
     expected |= {"started_at": utc, "finished_at": utc, "wait": span, "duration": span}
+    expected |= {"progress": "float64", "progress_text": TEXT, "log": TEXT}
     assert list(expected) == list(frame.columns)
     assert {} == {name: dtype for name, dtype in frame.dtypes.items() if dtype != expected[str(name)]}
 
 
-@given(ROWS)
-def test_every_cell_is_what_the_wire_said(rows: list[dict[str, Any]]) -> None:
-    frame = task_frame(columns(rows))
+@given(st.lists(ROWS, max_size=3))
+def test_every_cell_is_what_the_wire_said(pages: list[list[dict[str, Any]]]) -> None:
+    frame = task_frame(map(columns, pages))
 
+    rows = [row for page in pages for row in page]
+    assert list(range(len(rows))) == frame.index.tolist()
     for row, cells in zip(frame.itertuples(), rows, strict=True):
         assert cells["taskId"] == row.task_id
         assert cells["result"] is row.result
-        for name, shown in (("status", row.status), ("worker", row.worker), ("attempt", row.attempt)):
+        log = "\n".join(cells["log"]) if cells["log"] else None
+        assert log == row.log if log is not None else pd.isna(row.log)
+        same = [("status", row.status), ("worker", row.worker), ("attempt", row.attempt), ("taskType", row.task_type)]
+        same += [("progress", row.progress), ("progressText", row.progress_text)]
+        for name, shown in same:
             assert shown == cells[name] if cells[name] is not None else pd.isna(shown)
         if cells["error"] is None:
             assert pd.isna(row.error)
@@ -74,21 +87,41 @@ def test_every_cell_is_what_the_wire_said(rows: list[dict[str, Any]]) -> None:
 
 
 def test_a_status_of_a_newer_server_is_shown_as_missing() -> None:
-    assert [True] == task_frame(columns([task(status="PAUSED")]))["status"].isna().tolist()
+    assert [True] == task_frame([columns([task(status="PAUSED")])])["status"].isna().tolist()
 
 
 def test_statuses_compare_in_the_order_of_a_tasks_life() -> None:
-    frame = task_frame(columns([task(status="FAILED"), task(status="QUEUED")]))
+    frame = task_frame([columns([task(status="FAILED"), task(status="QUEUED")])])
 
     assert [True, False] == (frame["status"] > "IN_PROGRESS").tolist()
 
 
-def test_pages_are_joined_and_the_index_is_the_given_one() -> None:
-    pages = [TaskPage(columns=columns([task(taskId="a")])), TaskPage(columns=columns([task(taskId="b")]))]
+def test_rows_of_all_pages_are_picked_by_a_columns_values_with_their_positions() -> None:
+    pages = [columns([task(taskId="a"), task(taskId="b", status="FAILED")]), columns([task(taskId="c")])]
+    pages.append(columns([task(taskId="d", status="FAILED")]))
+    positions: list[int] = []
 
-    frame = task_frame(gather(pages), pd.Index(["x", "y"]))
+    frame = task_frame(rows_where(pages, "status", {"FAILED"}, positions))
 
-    assert {"x": "a", "y": "b"} == frame["task_id"].to_dict()
+    assert (["b", "d"], [1, 3]) == (frame["task_id"].tolist(), positions)
+
+
+def test_a_frame_takes_little_more_memory_while_it_is_made_than_it_holds() -> None:
+    # given pages whose rows are made as they are asked for
+    def pages() -> Iterator[dict[str, list[Any]]]:
+        for page in range(20):
+            first = 1000 * page
+            rows = [task(taskId=f"task-{first + row}", result={"n": first + row}) for row in range(1000)]
+            yield columns(rows)
+
+    task_frame(pages())  # what is loaded with the first frame does not count
+    tracemalloc.start()
+    frame = task_frame(pages())
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert 20_000 == len(frame)
+    assert peak < 1.5 * held
 
 
 def test_a_report_counts_each_status_and_gives_percentiles_of_waiting_and_running() -> None:
@@ -96,7 +129,7 @@ def test_a_report_counts_each_status_and_gives_percentiles_of_waiting_and_runnin
     ended = [task(status="COMPLETED", startedUs=row * 1000, finishedUs=row * 1000 + 2000) for row in range(1, 101)]
 
     # when they are summed up
-    report = report_frame(task_frame(columns([*ended, task()])))
+    report = report_frame(task_frame([columns([*ended, task()])]))
 
     # then
     assert [("QUEUED", "wait"), ("QUEUED", "duration"), ("COMPLETED", "wait")] == report.index.tolist()[:3]
@@ -110,4 +143,4 @@ def test_a_report_counts_each_status_and_gives_percentiles_of_waiting_and_runnin
 
 @pytest.mark.parametrize("rows", [[], [EXPIRED]])
 def test_a_report_of_nothing_or_of_what_expired_is_a_report(rows: list[dict[str, Any]]) -> None:
-    assert [len(rows)] * 2 == report_frame(task_frame(columns(rows)))["tasks"].tolist()
+    assert [len(rows)] * 2 == report_frame(task_frame([columns(rows)]))["tasks"].tolist()

@@ -14,7 +14,7 @@ from msgspec import Raw
 from nexusq_sdk import handle_html
 from nexusq_sdk.progress_text import Pace, bar, describe, finished, share, state
 from nexusq_sdk.protocol.views import batch_view, quantile
-from nexusq_sdk.protocol.wire import BatchView, ErrorKind, TaskError, TaskView
+from nexusq_sdk.protocol.wire import BatchView, ErrorKind, TaskError, TaskSaid, TaskView
 from nexusq_sdk.protocol.words import Status
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -81,14 +81,32 @@ def test_whatever_users_wrote_stays_text(first: str, second: str, third: str) ->
     for words in ((first, second, third), (EVIL, EVIL, EVIL)):
         kind, message, name = (word.replace("\r", "").replace("\0", "") for word in words)
         error = TaskError(type=kind, message=message, traceback=name)
-        shown = view(task_type=kind, name=name, errors=[ErrorKind(type=kind, count=2, task_id=message)])
+        said = [TaskSaid(task_id=message, progress=0.5, progress_text=kind, log=[name, message])]
+        shown = view(task_type=kind, name=name, errors=[ErrorKind(type=kind, count=2, task_id=message)], said=said)
         reader = read(handle_html.batch(shown, 1.0, {kind: error}, message))
-        assert {"div", "span", "b", "code", "details", "summary", "pre"} >= set(reader.tags)
+        table = {"table", "tr", "td", "br"}
+        assert {"div", "span", "b", "code", "details", "summary", "pre", *table} >= set(reader.tags)
         task = TaskView(
             task_id=name, task_type=kind, status=Status.FAILED, worker=name, error=error,
             payload=Raw(b"\xff\xfe<b>"), log=[message], progress_text=message, attempt=2,
         )  # fmt: skip
         assert {"div", "span", "b", "code", "table", "tr", "td", "pre"} >= set(read(handle_html.task(name, task)).tags)
+
+
+def test_a_batch_shows_what_its_running_tasks_say() -> None:
+    said = [
+        TaskSaid(task_id="b-1-3", progress=0.4, progress_text="epoch 4/10", log=["loss 0.5", "loss 0.4"]),
+        TaskSaid(task_id="b-1-7", progress=None, progress_text=None, log=["reading"]),
+    ]
+
+    text = read(handle_html.batch(view(said=said))).text
+
+    for words in ("row 3", "40%", "epoch 4/10", "loss 0.5", "loss 0.4", "row 7", "reading"):
+        assert words in text
+    # of many, the last line of each
+    many = read(handle_html.batch(view(said=said * 2))).text
+    assert "loss 0.4" in many
+    assert "loss 0.5" not in many
 
 
 def test_an_error_unfolds_to_its_traceback_and_types_beyond_ten_are_counted() -> None:
@@ -148,7 +166,7 @@ def test_the_pace_is_that_of_the_last_seconds() -> None:
     assert 10.0 == said[90]
     assert 1.0 == said[199]
     assert pace.add(205.0, 1099) is not None
-    assert pace.add(300.0, 1099) is None  # nothing moves: nobody knows how long
+    assert 0.0 == pace.add(300.0, 1099)  # nothing moves: nobody knows how long
 
 
 @given(st.floats(0, 1), st.integers(1, 50))

@@ -25,7 +25,9 @@ from nexusq_sdk.handles import warn_if_soon
 
 TRACE = 'Traceback (most recent call last):\n  File "h.py", line 1, in f\nValueError: no luck\n'
 BUILTIN = sorted(
-    name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
+    name
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException) and not name.startswith("_")  # Python's own affair
 )
 #: They would end programs, generators or cells, or want more than a message.
 NEVER = {"BaseException", "BaseExceptionGroup", "SystemExit", "KeyboardInterrupt", "GeneratorExit"}
