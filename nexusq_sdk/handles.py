@@ -20,7 +20,7 @@ from nexusq_sdk.protocol.calls import is_call
 from nexusq_sdk.protocol.wire import BatchView, Requeued, Submitted, TaskPage, TaskView
 
 #: Waiting asks often at first, since most tasks are short, and ever less often later.
-FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.5
+FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.5
 #: Seconds in which the state of what was just accepted may be missing: Kafka has it, Redis was away.
 LAG = 60.0
 #: Seconds for which what a handle shows of itself is not asked for again.
