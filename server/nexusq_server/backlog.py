@@ -19,7 +19,7 @@ from nexusq_sdk.protocol import redis_layout
 from nexusq_sdk.protocol.wire_reports import Backlog
 from nexusq_sdk.protocol.words import QUEUE, RESERVED_QUEUES
 from nexusq_server.bodies import Query
-from nexusq_server.problems import InvalidRequest
+from nexusq_server.problems import InvalidRequest, QueueNotFound
 from nexusq_server.queries import now_us
 from nexusq_server.reports import MAX_DUE, Reports
 
@@ -38,7 +38,7 @@ class Backlogs:
         self._reports = reports
 
     async def backlog(self, request: Request) -> Response:
-        """``GET /queues/{queue}/backlog``. A queue that nobody has used yet has none: it is no error."""
+        """``GET /queues/{queue}/backlog``."""
         within = Query(request, "dueWithinSeconds").number("dueWithinSeconds", DUE_SOON)
         if not 0 <= within <= MAX_SOON:
             raise InvalidRequest(
@@ -51,7 +51,13 @@ class Backlogs:
                 f"not {', '.join(sorted(RESERVED_QUEUES))}), got {queue[:100]!r}",
                 field="queue",
             )
-        lanes = [lane for lane in (await self._reports.stand()).queues if lane.queue == queue]
+        stand = await self._reports.stand()
+        lanes = [lane for lane in stand.queues if lane.queue == queue]
+        if not lanes:
+            raise QueueNotFound(
+                f"there is no queue {queue!r}: nobody has submitted to it yet, and no worker has served it; there are "
+                f"{', '.join(sorted({lane.queue for lane in stand.queues})) or 'none'}"
+            )
         lag, running = sum(lane.lag for lane in lanes), sum(lane.in_progress for lane in lanes)
         # Of what runs, all that is not parked stands in Kafka's lag as well.
         parked = await self._parked(queue)

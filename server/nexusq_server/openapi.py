@@ -206,7 +206,7 @@ _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list
     ("get", "/queues", "What waits in the queues, by priority; not older than a second",
      None, 200, wire_reports.Queues, [], [422, 503]),
     ("get", "/queues/{queue}/backlog", "The work that a queue's workers have before them, to scale them by",
-     None, 200, wire_reports.Backlog, _BACKLOG, [422, 503]),
+     None, 200, wire_reports.Backlog, _BACKLOG, [404, 422, 503]),
     ("get", "/task-types", "What workers offer, with the schema of each payload", None, 200, wire.TaskTypes, [], [503]),
     ("get", "/workers", "The live workers", None, 200, wire.Workers, [], [503]),
     ("get", "/healthz", "Whether the process answers", None, 200, None, [], []),
