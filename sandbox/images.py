@@ -32,10 +32,9 @@ def build_worker() -> str:
 
 
 def _build_target(target: str) -> str:
-    revision = run("git", "rev-parse", "--short", "HEAD").strip() if works("git", "rev-parse") else "unknown"
-    names = f"VERSION={version()}", f"REVISION={revision}"
-    arguments = [word for name in names for word in ("--build-arg", name)]
-    return _tagged(f"nexusq-{target}", "-f", "server/Dockerfile", "--target", target, *arguments, ".")
+    return _tagged(
+        f"nexusq-{target}", "-f", "server/Dockerfile", "--target", target, "--build-arg", f"VERSION={version()}", "."
+    )
 
 
 def build_from(folder: str, name: str, worker: str) -> str:
@@ -44,7 +43,8 @@ def build_from(folder: str, name: str, worker: str) -> str:
 
 
 def _tagged(name: str, *words: str) -> str:
-    run("docker", "build", "--tag", f"{name}:sandbox", *words)
+    # Attestations carry the time: the same image would have another id each time.
+    run("docker", "build", "--tag", f"{name}:sandbox", *words, env={"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"})
     identity = run("docker", "image", "inspect", "--format", "{{.Id}}", f"{name}:sandbox").strip()
     tagged = f"{name}:{identity.removeprefix('sha256:')[:12]}"
     run("docker", "tag", f"{name}:sandbox", tagged)
