@@ -26,7 +26,9 @@ def lab() -> None:
     urls = on_compose.urls()
     with nexusq_sdk.Client(urls.api) as client:
         say(f"== the tour's batch: {TASKS} mails, one worker")
+        before = _redis_bytes()
         mailing(client, urls.mail, TASKS)
+        say(f"  Redis holds {(_redis_bytes() - before) / TASKS:.0f} bytes more for each of them")
         _notebooks_answer(urls.jupyter, urls.token)
 
         say("== docker compose up --scale worker=3")
@@ -86,6 +88,11 @@ def _own_worker(client: nexusq_sdk.Client) -> None:
         say(f"  READABLE_SIZE of 123456789 is {result!r}")
     finally:
         run("docker", "stop", "--time", "60", "my-worker")
+
+
+def _redis_bytes() -> int:
+    told = run("docker", "exec", "nexusq-redis-1", "redis-cli", "info", "memory")
+    return int(next(line for line in told.split() if line.startswith("used_memory:")).partition(":")[2])
 
 
 def _ledger(name: str) -> str:
