@@ -117,6 +117,7 @@ class Lab:
         trickle.require()
 
     def _forced(self) -> None:
+        self._killed()
         for part in ("worker", "redis", "kafka"):
             say(f"== kubectl delete pod --force: {part}, while {TASKS // 2} tasks run")
             run = f"forced-{part}"
@@ -127,6 +128,19 @@ class Lab:
             finish(batch)
             require(judge(batch, self._ledger(run)), none_run_again=False)
             self._cluster.wait()
+
+    def _killed(self) -> None:
+        say(f"== kill -9 of all of a worker's processes, while {TASKS // 2} tasks run")
+        batch = submit(self._client, "killed", TASKS // 2, 0.05)
+        pod = self._pod("nexusq-worker")
+        others = "int(p) for p in os.listdir('/proc') if p.isdigit() and int(p) not in (1, os.getpid())"
+        kill = f"import os; [os.kill(p, 9) for p in [{others}]]"
+        self._cluster.kubectl("exec", pod, "--", "python", "-c", kill)
+        say(f"  {pod} killed, at {self._done(batch)} done")
+        finish(batch)
+        require(judge(batch, self._ledger("killed")), none_run_again=False)
+        [status] = [item["status"] for item in self._cluster.list("pods") if item["metadata"]["name"] == pod]
+        say(f"  restarts of its container: {status['containerStatuses'][0]['restartCount']}")
 
     def _scaling(self) -> None:
         say(f"== 1 worker, then 4, while {TASKS} tasks run")
@@ -141,9 +155,9 @@ class Lab:
         self._backlog()
 
     def _draining(self) -> None:
-        say("== 4 workers, then 1, while 32 tasks of 20 s run: who leaves ends what it runs")
-        batch = submit(self._client, "draining", 32, 20)
-        wait_for(lambda: batch.counts()["IN_PROGRESS"] >= 32)
+        say("== 4 workers, then 1, while 16 tasks of 20 s run: who leaves ends what it runs")
+        batch = submit(self._client, "draining", 16, 20)
+        wait_for(lambda: batch.counts()["IN_PROGRESS"] >= 12)
         self._backlog()
         self._scale(1)
         finish(batch)
@@ -187,7 +201,7 @@ def lab(node_image: str | None) -> None:
         try:
             say(Cluster(CONTEXT).status())
             for name in ("nexusq-api", "nexusq-worker"):
-                log = Cluster(CONTEXT).kubectl("logs", f"deployment/{name}", "--tail", "40", "--all-pods", "--prefix")
+                log = Cluster(CONTEXT).kubectl("logs", f"deployment/{name}", "--tail", "5", "--all-pods", "--prefix")
                 say(last_lines(log, 120))
         except SandboxError as other:
             say(str(other))
