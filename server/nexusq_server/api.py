@@ -26,15 +26,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from nexusq_sdk.protocol import ids
-from nexusq_sdk.protocol.wire import (
-    ChunkAccepted,
-    Options,
-    SubmitChunk,
-    SubmitTask,
-    Submitted,
-    TaskTypes,
-    Workers,
-)
+from nexusq_sdk.protocol.wire import ChunkAccepted, Options, SubmitChunk, SubmitTask, Submitted, TaskTypes, Workers
 from nexusq_sdk.protocol.words import MAX_CHUNK_TASKS, MAX_TASK_BYTES, TASK_TYPE, Status
 from nexusq_server import backlog, blob_routes, names, operations, problems, reports, schedule_routes
 from nexusq_server.blob_routes import BlobRoutes

@@ -19,8 +19,8 @@ from nexusq_sdk.protocol import redis_layout
 from nexusq_sdk.protocol.wire_reports import Backlog
 from nexusq_sdk.protocol.words import QUEUE, RESERVED_QUEUES
 from nexusq_server.bodies import Query
+from nexusq_server.clock import now_us
 from nexusq_server.problems import InvalidRequest, QueueNotFound
-from nexusq_server.queries import now_us
 from nexusq_server.reports import MAX_DUE, Reports
 
 #: A task that is due within so many seconds counts: a worker's pod needs about that long to start.
