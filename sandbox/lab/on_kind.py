@@ -170,6 +170,7 @@ class Lab:
         say(f"  {workers} worker(s) ready after {time.monotonic() - began:.1f} s")
 
     def _backlog(self) -> None:
+        time.sleep(1.1)  # it is answered as of the last second
         answer = self._cluster.kubectl(
             "get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/services/nexusq-api:8000/proxy/queues/default/backlog"
         )
