@@ -68,6 +68,27 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def sandbox(session: nox.Session) -> None:
+    """Stand up all of it on kind (`-- --engine compose`, `--status`, `--down`, `--help`) and prove it by a batch."""
+    install(session, "local")
+    session.run("python", "-m", "sandbox", *session.posargs)
+
+
+@nox.session
+def k8s(session: nox.Session) -> None:
+    """Check the rendered manifests against Kubernetes' schemas, the compose file against its own; offline."""
+    install(session, "dev")
+    session.run("python", "-m", "sandbox.manifests", *session.posargs)
+
+
+@nox.session
+def lab(session: nox.Session) -> None:
+    """Restart and kill the sandbox's parts while batches run, and judge (`-- compose`, `-- kind`): needs Docker."""
+    install(session, "local")
+    session.run("python", "-m", "sandbox.lab", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style (ruff) and that imports run one way (import-linter)."""
     install(session, "dev")
@@ -136,7 +157,9 @@ def lock(session: nox.Session) -> None:
     session.install(UV)
     os.chdir(ROOT)
     for name, options in {
+        "server": ["pyproject.toml", "--extra", "server"],
         "local": ["pyproject.toml", "--extra", "local"],
+        "sandbox": ["pyproject.toml", "--extra", "sandbox"],
         "dev": ["pyproject.toml", "--extra", "dev"],
         "browser": ["pyproject.toml", "--extra", "browser"],
         "bench": ["pyproject.toml", "--extra", "bench"],

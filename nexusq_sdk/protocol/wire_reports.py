@@ -56,3 +56,18 @@ class Queues(Answer, omit_defaults=False):
     """
 
     queues: list[LaneView]
+
+
+class Backlog(Answer, omit_defaults=False):
+    """``GET /queues/{queue}/backlog``: the work that a queue's workers have before them, to scale them by.
+
+    `backlog` = `ready` + `due_soon` + `in_progress`. What runs counts, so that a queue of long tasks that have all been
+    started is not taken for an empty one; so does what comes due while a new worker would start.
+    """
+
+    queue: str
+    backlog: int
+    ready: int
+    due_soon: int
+    in_progress: int
+    workers: int

@@ -26,17 +26,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from nexusq_sdk.protocol import ids
-from nexusq_sdk.protocol.wire import (
-    ChunkAccepted,
-    Options,
-    SubmitChunk,
-    SubmitTask,
-    Submitted,
-    TaskTypes,
-    Workers,
-)
+from nexusq_sdk.protocol.wire import ChunkAccepted, Options, SubmitChunk, SubmitTask, Submitted, TaskTypes, Workers
 from nexusq_sdk.protocol.words import MAX_CHUNK_TASKS, MAX_TASK_BYTES, TASK_TYPE, Status
-from nexusq_server import blob_routes, names, operations, problems, reports, schedule_routes
+from nexusq_server import backlog, blob_routes, names, operations, problems, reports, schedule_routes
 from nexusq_server.blob_routes import BlobRoutes
 from nexusq_server.bodies import Query, chunk_of_lines, content_type, decode, read_body
 from nexusq_server.clock import now_us
@@ -91,6 +83,7 @@ class Api:
         self.blobs = BlobRoutes(settings, self._redis, self.operations.store.wait_on_disk)
         self.names = Names(self._redis)
         self.reports = Reports(settings, self._redis, self._queries)
+        self.backlogs = backlog.Backlogs(self._redis, self.reports)
         self.schedules = schedule_routes.ScheduleRoutes(self._redis, self._check_one)
         self._scheduler = Scheduler(settings)
         self._admin: KafkaAdminClient | None = None
@@ -240,7 +233,7 @@ class Api:
     def _ask_kafka(self) -> None:
         if self._admin is None:
             self._admin = KafkaAdminClient(
-                bootstrap_servers=list(self._settings.kafka), bootstrap_timeout_ms=1000, request_timeout_ms=3000
+                **self._settings.kafka_client, bootstrap_timeout_ms=1000, request_timeout_ms=3000
             )
         self._admin.list_topics()
 
@@ -368,6 +361,7 @@ def create_app(settings: Settings) -> Starlette:
         *blob_routes.routes(part("blobs")),
         *names.routes(part("names")),
         *reports.routes(part("reports")),
+        *backlog.routes(part("backlogs")),
     ]
     handlers: dict[Any, Any] = {
         problems.Refusal: problems.on_refusal,

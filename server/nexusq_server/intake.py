@@ -219,7 +219,7 @@ class Intake:
 def _consumer_settings(settings: Settings, queue: str) -> dict[str, object]:
     session = max(SHORTEST_SESSION_MS, int(settings.lease.total_seconds() * 1000))
     return {
-        "bootstrap_servers": list(settings.kafka),
+        **settings.kafka_client,
         "group_id": group(queue),
         "group_instance_id": f"{settings.group_instance}.{queue}" if settings.group_instance else None,
         "enable_auto_commit": False,

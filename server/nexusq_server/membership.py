@@ -22,9 +22,7 @@ def leave_for(settings: Settings, members: Mapping[str, str]) -> str | None:
     """Take a member out of each group (group → member id); give what went wrong, None if nothing did."""
     try:
         admin = KafkaAdminClient(
-            bootstrap_servers=list(settings.kafka),
-            bootstrap_timeout_ms=BOOTSTRAP_MS,
-            request_timeout_ms=REQUEST_MS,
+            **settings.kafka_client, bootstrap_timeout_ms=BOOTSTRAP_MS, request_timeout_ms=REQUEST_MS
         )
         try:
             for group, member in members.items():

@@ -62,6 +62,14 @@ _EXAMPLES: dict[type, Any] = {
         "ratePerSecond": 512.3,
         "workers": 2,
     },
+    wire_reports.Backlog: {
+        "queue": "default",
+        "backlog": 1203,
+        "ready": 1184,
+        "dueSoon": 3,
+        "inProgress": 16,
+        "workers": 2,
+    },
     wire.Requeue: {"batch": _TASK_ID},
     wire.Requeued: {"requeued": 2},
     wire.DeadLetters: {
@@ -145,6 +153,13 @@ _LINES = [
     ("idempotencyKey", {"type": "string"}, "NDJSON only"),
 ]
 _CANCELLED = [("cancelled", {"type": "boolean", "default": False}, "whether to take back what was cancelled as well")]
+_BACKLOG = [
+    (
+        "dueWithinSeconds",
+        {"type": "integer", "minimum": 0, "maximum": 86400, "default": 30},
+        "count tasks that are due so soon",
+    )
+]
 _LETTERS = [_FILTERS[1], _FILTERS[2], *_PAGE[:2]]
 #: Method, path, what it is for, body, answer's status and type, query parameters, statuses of its refusals.
 _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list[int]]] = [
@@ -190,6 +205,8 @@ _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list
     ("get", "/names/{name}", "Which batch has the name", None, 200, wire_reports.NamedBatch, [], [404, 422, 503]),
     ("get", "/queues", "What waits in the queues, by priority; not older than a second",
      None, 200, wire_reports.Queues, [], [422, 503]),
+    ("get", "/queues/{queue}/backlog", "The work that a queue's workers have before them, to scale them by",
+     None, 200, wire_reports.Backlog, _BACKLOG, [404, 422, 503]),
     ("get", "/task-types", "What workers offer, with the schema of each payload", None, 200, wire.TaskTypes, [], [503]),
     ("get", "/workers", "The live workers", None, 200, wire.Workers, [], [503]),
     ("get", "/healthz", "Whether the process answers", None, 200, None, [], []),

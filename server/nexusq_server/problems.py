@@ -75,6 +75,12 @@ class BatchNotFound(Refusal):
     status, kind, title = 404, "batch-not-found", "There is no such batch"
 
 
+class QueueNotFound(Refusal):
+    """Nobody has used the queue yet."""
+
+    status, kind, title = 404, "queue-not-found", "There is no such queue"
+
+
 class BatchConflict(Refusal):
     """A chunk does not belong to the batch that it names."""
 

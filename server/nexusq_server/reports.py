@@ -98,10 +98,14 @@ class Reports:
     async def queues(self, request: Request) -> Response:
         """``GET /queues``: by queue and priority."""
         Query(request)
+        return _answer(await self.stand())
+
+    async def stand(self) -> Queues:
+        """Give how the queues stand, or stood within the last second."""
         async with self._lock:
             if self._answered is None or time.monotonic() - self._answered[0] > FRESH:
                 self._answered = (time.monotonic(), await self._read_queues())
-            return _answer(self._answered[1])
+            return self._answered[1]
 
     async def _read_queues(self) -> Queues:
         running, due = await self._running(), await self._due()
@@ -130,7 +134,7 @@ class Reports:
     def _ask_kafka(self) -> dict[Lane, Stand]:
         if self._admin is None:
             self._admin = KafkaAdminClient(
-                bootstrap_servers=list(self._settings.kafka), bootstrap_timeout_ms=1000, request_timeout_ms=5000
+                **self._settings.kafka_client, bootstrap_timeout_ms=1000, request_timeout_ms=5000
             )
         return self._lanes.read(self._admin)
 
@@ -142,19 +146,20 @@ class Reports:
             pipeline.smembers(f"{redis_layout.worker_key(worker)}:running")
         answers = await pipeline.execute() if workers else []
         live = [names for alive, names in zip(answers[::2], answers[1::2], strict=True) if alive]
-        return await self._count([name.decode() for names in live for name in names])
+        return await self.count([name.decode() for names in live for name in names])
 
     async def _due(self) -> Counter[Lane]:
         names = [
             name.decode() for name in cast(list[bytes], await self._redis.zrange(redis_layout.DUE, 0, MAX_DUE - 1))
         ]
-        counts = await self._count(names)
+        counts = await self.count(names)
         if len(names) == MAX_DUE:
             whole = await self._redis.zcard(redis_layout.DUE) / MAX_DUE
             counts = Counter({lane: round(whole * count) for lane, count in counts.items()})
         return counts
 
-    async def _count(self, task_ids: Sequence[str]) -> Counter[Lane]:
+    async def count(self, task_ids: Sequence[str]) -> Counter[Lane]:
+        """Count tasks by queue and priority, as far as they are known."""
         rows = await self._queries.rows(task_ids, ("queue", "priority", "status"))
         return Counter(
             (queue or DEFAULT_QUEUE, priority or Priority.NORMAL.value)

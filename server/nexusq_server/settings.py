@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from nexusq_sdk.protocol import blobs
@@ -65,7 +65,21 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NEXUSQ_", frozen=True, extra="ignore")
 
     kafka: Names = Field(("127.0.0.1:9092",), description="Kafka's bootstrap servers, host:port, comma-separated")
-    redis: str = Field("redis://127.0.0.1:6379/0", description="Redis's URL")
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how Kafka is spoken to, as its security.protocol: SSL is TLS, SASL_* logs in"
+    )
+    kafka_sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="how to log in at Kafka, as its sasl.mechanism"
+    )
+    kafka_user: str = Field("", description="Kafka: login, for SASL_*")
+    kafka_password: str = Field("", description="Kafka: password, for SASL_*", repr=False)
+    kafka_ca: str = Field("", description="Kafka: file (PEM) of who signed its certificate; empty: the system's")
+    kafka_cert: str = Field("", description="Kafka: file (PEM) of the client's own certificate; empty: none")
+    kafka_key: str = Field("", description="Kafka: file (PEM) of that certificate's key")
+    redis: str = Field(
+        "redis://127.0.0.1:6379/0",
+        description="Redis's URL: rediss://user:password@host:6379/0?ssl_ca_certs=/ca.pem with TLS",
+    )
     partitions: int = Field(8, ge=1, le=1000, description="partitions of a topic that NexusQ creates")
     replication: int = Field(1, ge=1, le=7, description="replicas of a topic that NexusQ creates")
 
@@ -143,6 +157,13 @@ class Settings(BaseSettings):
             raise ValueError("expected at least one host:port")
         return value
 
+    @field_validator("kafka_ca", "kafka_cert", "kafka_key")
+    @classmethod
+    def _readable_file(cls, value: str) -> str:
+        if value and not os.access(value, os.R_OK):
+            raise ValueError("expected a file that can be read")
+        return value
+
     @field_validator("redis")
     @classmethod
     def _redis_url(cls, value: str) -> str:
@@ -172,6 +193,36 @@ class Settings(BaseSettings):
             if _HOST.fullmatch(host) is None:
                 raise ValueError("expected names of hosts alone, such as api.example.com: no port, no https://")
         return tuple(host.lower() for host in value)
+
+    @model_validator(mode="after")
+    def _fit_kafka(self) -> Settings:
+        """Refuse what would be left out without a word: a password that is never sent, a certificate never shown."""
+        for first, second in (("USER", "PASSWORD"), ("CERT", "KEY")):
+            if bool(getattr(self, f"kafka_{first.lower()}")) != bool(getattr(self, f"kafka_{second.lower()}")):
+                raise ValueError(f"expected NEXUSQ_KAFKA_{first} and NEXUSQ_KAFKA_{second} together, got only one")
+        for name, needs in (("user", "SASL"), ("ca", "SSL"), ("cert", "SSL")):
+            if getattr(self, f"kafka_{name}") and needs not in self.kafka_security.split("_"):
+                raise ValueError(
+                    f"NEXUSQ_KAFKA_SECURITY: expected one with {needs}, since NEXUSQ_KAFKA_{name.upper()} is set, "
+                    f"got {self.kafka_security!r}"
+                )
+        if "SASL" in self.kafka_security and not self.kafka_user:
+            raise ValueError(f"NEXUSQ_KAFKA_USER: expected a login, since {self.kafka_security} needs one, got ''")
+        return self
+
+    @property
+    def kafka_client(self) -> dict[str, Any]:
+        """Where Kafka is and how it is spoken to: what every kafka-python client is made with."""
+        return {
+            "bootstrap_servers": list(self.kafka),
+            "security_protocol": self.kafka_security,
+            "sasl_mechanism": self.kafka_sasl if self.kafka_user else None,
+            "sasl_plain_username": self.kafka_user or None,
+            "sasl_plain_password": self.kafka_password or None,
+            "ssl_cafile": self.kafka_ca or None,
+            "ssl_certfile": self.kafka_cert or None,
+            "ssl_keyfile": self.kafka_key or None,
+        }
 
     @property
     def redis_shown(self) -> str:
@@ -213,6 +264,9 @@ def load_settings(**flags: Any) -> Settings:
     except ValidationError as error:
         lines = []
         for fault in error.errors():
+            if not fault["loc"]:  # several settings that don't fit together
+                lines.append(fault["msg"].removeprefix("Value error, "))
+                continue
             name = str(fault["loc"][0])
             source = f"--{name.replace('_', '-')}" if name in given else f"NEXUSQ_{name.upper()}"
             # What is wrong with a secret is told without showing it.

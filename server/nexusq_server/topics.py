@@ -132,7 +132,7 @@ def connect_producer(settings: Settings) -> KafkaProducer:
     """
     timeout = int(settings.submit_timeout.total_seconds() * 1000)
     return Producer(
-        bootstrap_servers=list(settings.kafka),
+        **settings.kafka_client,
         acks="all",
         batch_size=256 * 1024,
         linger_ms=0,
@@ -169,7 +169,7 @@ def ensure_topics(settings: Settings, queues: Iterable[str]) -> None:
 def _ensure_topics(settings: Settings, queues: Iterable[str]) -> None:
     names = [topic(queue, priority) for queue in queues for priority in Priority] + [DEAD_LETTERS]
     admin = KafkaAdminClient(
-        bootstrap_servers=list(settings.kafka),
+        **settings.kafka_client,
         bootstrap_timeout_ms=int(START_TIMEOUT.total_seconds() * 1000),
         # Processes start while Kafka does: pauses that grow to many seconds would be what they wait for.
         reconnect_backoff_max_ms=250,

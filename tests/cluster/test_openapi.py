@@ -85,7 +85,8 @@ def known(cluster: Addresses, http: httpx.Client) -> Iterator[dict[str, str]]:
         assert connection.signing_key is not None
         blob = blobs.sign(connection.signing_key, b"")
         connection.put_blob(blobs.blob_id(blob), blob)
-    yield {"taskId": f"{batch_id}-1", "batchId": batch_id, "name": "documented", "blobId": blobs.blob_id(blob)}
+    named_by = {"taskId": f"{batch_id}-1", "batchId": batch_id, "name": "documented", "queue": "default"}
+    yield named_by | {"blobId": blobs.blob_id(blob)}
     http.delete("/schedules/documented")
 
 

@@ -17,6 +17,9 @@ WRONG = [
     ("NEXUSQ_REDIS", "localhost:6379", "expected a URL such as redis://host:6379/0"),
     ("NEXUSQ_REDIS", "http://localhost:6379", "expected a URL such as redis://host:6379/0"),
     ("NEXUSQ_REDIS", "redis://host:port/0", "expected a URL such as redis://host:6379/0"),
+    ("NEXUSQ_KAFKA_SECURITY", "TLS", "expected 'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'"),
+    ("NEXUSQ_KAFKA_SASL", "GSSAPI", "expected 'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'"),
+    ("NEXUSQ_KAFKA_CA", "/nowhere/ca.crt", "expected a file that can be read"),
     ("NEXUSQ_PARTITIONS", "0", "expected a number greater than or equal to 1"),
     ("NEXUSQ_REPLICATION", "many", "expected a valid integer"),
     ("NEXUSQ_PORT", "65536", "expected a number less than or equal to 65535"),
@@ -105,3 +108,46 @@ def test_a_right_value_is_read_as_it_was_meant(
     # given a value; when it is read; then it is what was meant
     monkeypatch.setenv(f"NEXUSQ_{name.upper()}", value)
     assert meant == getattr(load_settings(), name)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"user": "u"}, "expected NEXUSQ_KAFKA_USER and NEXUSQ_KAFKA_PASSWORD together, got only one"),
+        ({"cert": __file__}, "expected NEXUSQ_KAFKA_CERT and NEXUSQ_KAFKA_KEY together, got only one"),
+        ({"user": "u", "password": "p"}, "expected one with SASL, since NEXUSQ_KAFKA_USER is set, got 'PLAINTEXT'"),
+        ({"ca": __file__}, "expected one with SSL, since NEXUSQ_KAFKA_CA is set, got 'PLAINTEXT'"),
+        ({"ca": __file__, "security": "SASL_PLAINTEXT"}, "expected one with SSL, since NEXUSQ_KAFKA_CA is set"),
+        ({"security": "SASL_SSL"}, "NEXUSQ_KAFKA_USER: expected a login, since SASL_SSL needs one"),
+    ],
+)
+def test_what_is_set_for_kafka_and_would_be_left_out_is_refused(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], told: str
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"NEXUSQ_KAFKA_{name.upper()}", value)
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_kafkas_client_is_told_how_to_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"security": "SASL_SSL", "user": "u", "password": "secret", "ca": __file__}
+    for name, value in told.items():
+        monkeypatch.setenv(f"NEXUSQ_KAFKA_{name.upper()}", value)
+
+    settings = load_settings(kafka="a:9093,b:9093")
+
+    given = {name: value for name, value in settings.kafka_client.items() if value is not None}
+    assert {
+        "bootstrap_servers": ["a:9093", "b:9093"],
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "u",
+        "sasl_plain_password": "secret",
+        "ssl_cafile": __file__,
+    } == given
+    assert "secret" not in repr(settings)

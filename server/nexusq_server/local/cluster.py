@@ -126,6 +126,9 @@ class Cluster:
         self.kafka = f"127.0.0.1:{kafka_port}"
         environment = os.environ | {
             "NEXUSQ_KAFKA": self.kafka,
+            "NEXUSQ_KAFKA_SECURITY": "PLAINTEXT",
+            **dict.fromkeys(("NEXUSQ_KAFKA_USER", "NEXUSQ_KAFKA_PASSWORD", "NEXUSQ_KAFKA_CA"), ""),
+            **dict.fromkeys(("NEXUSQ_KAFKA_CERT", "NEXUSQ_KAFKA_KEY"), ""),
             "NEXUSQ_REDIS": self.redis_url,
             "NEXUSQ_HOST": "127.0.0.1",
             "NEXUSQ_PORT": str(port),
