@@ -16,17 +16,22 @@ def submit(client: nexusq_sdk.Client, queue: str, ledger: Ledger, count: int, se
 
 
 def test_workers_that_join_and_leave_run_nothing_twice(
-    client: nexusq_sdk.Client, cluster: Addresses, queue: str, crew: Crew, ledger: Ledger
+    client: nexusq_sdk.Client, cluster: Addresses, queue: str, crew: Crew, ledger: Ledger, tmp_path: Path
 ) -> None:
-    # given a worker in the midst of tasks of two seconds, and more of them waiting
+    # given a worker in the midst of tasks that take as long as is needed, and more of them waiting
     crew.start(queue, NEXUSQ_CONCURRENCY="16")
-    batch = submit(client, queue, ledger, 240, 2)
+    enough = tmp_path / "enough"
+    rows = [row | {"until": str(enough)} for row in ledger.rows(240, 60)]
+    batch = client.submit_batch("TRACE", rows, queue=queue)
     eventually(lambda: ledger.has(16))
 
     # when two more join, which takes partitions from it, and one of them leaves
     second, third = crew.start(queue, count=2, NEXUSQ_CONCURRENCY="16")
+    eventually(lambda: ledger.has(1, pid=second.pid))
     eventually(lambda: ledger.has(1, pid=third.pid))
-    assert 0 == second.kill(signal.SIGTERM)
+    second.send(signal.SIGTERM)
+    enough.touch()
+    assert 0 == second.process.wait(60)
     batch.wait(timeout=90)
 
     # then each task has run once
