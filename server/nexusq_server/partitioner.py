@@ -38,3 +38,7 @@ class InTurn(Partitioner):  # type: ignore[misc]
         self._turn[topic] = turn + 1
         partitions = self._partitions[topic]
         return partitions[turn % len(partitions)]
+
+    def on_new_batch(self, topic: str, cluster: ClusterMetadata, partition: int) -> None:  # noqa: ARG002 - as it is called
+        """Let the same record have its turn again: its partition is asked for anew where it is a batch's first."""
+        self._turn[topic] -= 1
