@@ -38,3 +38,10 @@ class InTurn(Partitioner):  # type: ignore[misc]
         self._turn[topic] = turn + 1
         partitions = self._partitions[topic]
         return partitions[turn % len(partitions)]
+
+    def on_new_batch(self, topic: str, *_: Any) -> None:
+        """Take the turn back: kafka-python asks again for a record for which it opens a batch.
+
+        It means those that stick to a partition for a batch. Here, every other partition would never have its turn.
+        """
+        self._turn[topic] -= 1
