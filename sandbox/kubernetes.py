@@ -104,14 +104,14 @@ class Cluster:
 
     def diagnosis(self, pod: str) -> str:
         """Give what a pod said last, and what Kubernetes says of it."""
-        parts = []
+        parts, logs = [], []
         for words in (("--previous",), ()):
             with contextlib.suppress(SandboxError):
                 log = self.kubectl("logs", pod, "--all-containers", "--tail", "15", *words)
-                if log.strip():
-                    parts.append(
-                        f"  last lines of {pod}{' before its restart' if words else ''}:\n{last_lines(log, 15)}"
-                    )
+                if log.strip() and log not in logs:
+                    logs.append(log)
+                    when = " before its restart" if words else ""
+                    parts.append(f"  last lines of {pod}{when}:\n{last_lines(log, 15)}")
         with contextlib.suppress(SandboxError):
             events = self.list("events", "--field-selector", f"involvedObject.name={pod}")
             text = "\n".join(f"{event['reason']}: {event['message']}" for event in events)

@@ -42,6 +42,7 @@ def lab() -> None:
 
         say(f"== a worker killed for good, then Kafka for 5 s, while {TASKS} tasks run")
         batch = submit(client, "compose-kills", TASKS, 0.02)
+        wait_for(lambda: batch.frame()["worker"].nunique() == 3)
         run("docker", "kill", "nexusq-worker-2")
         say(f"  docker kill nexusq-worker-2, at {batch.counts()['COMPLETED']} done")
         wait_for(lambda: batch.counts()["COMPLETED"] > TASKS // 4)
