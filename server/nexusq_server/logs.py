@@ -7,16 +7,15 @@ import sys
 
 from nexusq_server.settings import Settings
 
-#: Libraries of whose ordinary doings nobody wants to read; what goes wrong is said by whoever uses them.
-QUIET = {
-    "httpx": logging.WARNING,
-    "kafka": logging.WARNING,
-    # While Kafka is away these say so at each of dozens of attempts a second.
-    "kafka.net": logging.CRITICAL,
-    "kafka.cluster": logging.CRITICAL,
-    "kafka.consumer.fetcher": logging.CRITICAL,
-    "kafka.producer.sender": logging.CRITICAL,
-}
+#: In what kafka-python says of a broker that can't be reached, at each of dozens of attempts a second. Who waits for
+#: the broker says so once; what else goes wrong, a wrong password say, is told.
+AWAY = (
+    "KafkaConnectionError",
+    "No node available",
+    "NodeNotReadyError",
+    "socket disconnected",
+    "Error receiving network",
+)
 
 
 def set_up_logs(settings: Settings) -> None:
@@ -24,6 +23,14 @@ def set_up_logs(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    if settings.log_level != "DEBUG":
-        for name, level in QUIET.items():
-            logging.getLogger(name).setLevel(level)
+    if settings.log_level == "DEBUG":
+        return
+    for name in ("httpx", "kafka"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(is_news)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a line is to be written: not that Kafka is still away."""
+    return not record.name.startswith("kafka.") or not any(words in record.getMessage() for words in AWAY)
