@@ -148,7 +148,7 @@ def resumable(
         raise
 
 
-class Handle(Generic[View]):
+class Handle(ABC, Generic[View]):
     """An id, what it is read through, and what was last seen of it."""
 
     _kind: ClassVar[str]
@@ -161,21 +161,21 @@ class Handle(Generic[View]):
         self._lag_ends = time.monotonic() + LAG if submitted else 0.0
         self._taken_back = reads.taken_back
 
+    @abstractmethod
     def _read(self, reads: Reads) -> View:
         """Ask for it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _is_over(self, view: View) -> bool:
         """Whether it will not change any more, unless somebody takes tasks back."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _stand(self) -> str:
         """Say how it stands."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cancel(self) -> Any:
         """Cancel it."""
-        raise NotImplementedError
 
     def done(self) -> bool:
         """Whether it has ended, however it went."""

@@ -87,9 +87,10 @@ def tunnel(certificate: trustme.LeafCert, to: int) -> Iterator[int]:
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     server.close()
-    for task in asyncio.all_tasks(loop):
+    left = asyncio.all_tasks(loop)
+    for task in left:
         task.cancel()
-    loop.run_until_complete(asyncio.sleep(0.1))
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     loop.close()
 
 
