@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
-from kafka import KafkaProducer
-from kafka.consumer.fetcher import ConsumerRecord
+from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from nexusq_sdk.protocol.wire import DeadLetter
@@ -57,18 +56,17 @@ class DeadLetters:
             return False
         return True
 
-    def put_record(self, record: ConsumerRecord, reason: str) -> bytes | None:
+    def put_record(self, partition: TopicPartition, offset: int, value: bytes, reason: str) -> bytes | None:
         """Write the letter of a record that is no task and give it; None if Kafka did not take it."""
-        value = record.value or b""
         if len(value) > MAX_KEPT_BYTES:
             reason += f" (the first {MAX_KEPT_BYTES} of its {len(value)} bytes are kept here)"
         letter = msgspec.json.encode(
             DeadLetter(
                 reason=reason,
                 at=datetime.now(UTC),
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
+                topic=partition.topic,
+                partition=partition.partition,
+                offset=offset,
                 record=base64.b64encode(value[:MAX_KEPT_BYTES]).decode(),
             )
         )
@@ -77,9 +75,9 @@ class DeadLetters:
         self.count += 1
         log.warning(
             "%s, partition %d, offset %d is no task and was put on %s: %s",
-            record.topic,
-            record.partition,
-            record.offset,
+            partition.topic,
+            partition.partition,
+            offset,
             DEAD_LETTERS,
             reason,
         )

@@ -13,13 +13,13 @@ from collections.abc import Callable, Collection, Mapping
 
 import redis
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 from nexusq_sdk.protocol.words import Priority
 from nexusq_server.assignor import TopicByTopicAssignor
 from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.offsets import Offsets, Place
+from nexusq_server.records import Raw, read_raw
 from nexusq_server.settings import Settings
 from nexusq_server.store import Store
 from nexusq_server.topics import START_TIMEOUT, RecordError, decode_record, group, patiently, topic
@@ -66,7 +66,7 @@ class Intake:
         self._offsets = offsets
         self._dead_letters = dead_letters
         self._store = store
-        self._refused: list[tuple[ConsumerRecord, Place[TopicPartition], str]] = []  # waiting to become dead letters
+        self._refused: list[tuple[bytes | None, Place[TopicPartition], str]] = []  # waiting to become dead letters
         self._committed: dict[TopicPartition, int] = {}
         self._adrift: set[TopicPartition] = set()  # to be read again from the commit, once Kafka says where that is
         self._topics: dict[str, Lane] = {}  # topic → queue, priority
@@ -77,6 +77,7 @@ class Intake:
             names = {topic(queue, priority): (queue, priority) for priority in Priority}
             self._topics |= names
             consumer = patiently(functools.partial(KafkaConsumer, **_consumer_settings(settings, queue)))
+            read_raw(consumer)
             # Once its metadata is known the first assignment is right; a consumer that subscribes before is given
             # nothing at first.
             for name in names:
@@ -181,35 +182,35 @@ class Intake:
         except KafkaError as error:
             log.warning("what is committed is not known, it is asked again: %s: %s", type(error).__name__, error)
 
-    def _take(self, partition: TopicPartition, records: list[ConsumerRecord], losses: int) -> list[Received]:
+    def _take(self, partition: TopicPartition, records: list[Raw], losses: int) -> list[Received]:
         if partition in self._adrift:
             return []
-        epoch = self._offsets.received(partition, [record.offset for record in records], losses)
+        epoch = self._offsets.received(partition, [record[0] for record in records], losses)
         if epoch is None:
             # A rebalance came between: whose these records are is not known. If they are ours, they come again.
             self._adrift.add(partition)
             return []
         queue, priority = self._topics[partition.topic]
         received = []
-        for raw in records:
-            value, offset = raw.value, raw.offset
+        for offset, timestamp, value in records:
             try:
                 record = decode_record(value)
             except RecordError as error:
-                self._refused.append((raw, Place(partition, epoch, offset), str(error)))
+                self._refused.append((value, Place(partition, epoch, offset), str(error)))
                 continue
-            submitted_us = raw.timestamp * 1000
-            received.append(Received(record, queue, priority, submitted_us, partition, epoch, offset, len(value)))
+            size = 0 if value is None else len(value)
+            received.append(Received(record, queue, priority, timestamp * 1000, partition, epoch, offset, size))
         return received
 
     def _bury(self) -> None:
         while self._refused:
-            record, place, reason = self._refused[0]
-            letter = self._dead_letters.put_record(record, reason)
+            value, place, reason = self._refused[0]
+            letter = self._dead_letters.put_record(place.partition, place.offset, value or b"", reason)
             if letter is None:
                 return
             try:
-                self._store.note_dead_record(f"{record.topic}:{record.partition}:{record.offset}", letter)
+                topic, number = place.partition
+                self._store.note_dead_record(f"{topic}:{number}:{place.offset}", letter)
             except redis.RedisError as error:
                 log.warning("a dead letter is on its topic, but not in the list of them: %s", error)
             self._offsets.settled([place])

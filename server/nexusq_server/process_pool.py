@@ -14,20 +14,19 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from datetime import timedelta
-from queue import SimpleQueue
 
 import msgspec
 
 from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.protocol.words import Status
-from nexusq_sdk.tasks import Cancelled, WorkerLost
+from nexusq_sdk.tasks import WorkerLost
 from nexusq_server.clock import now_us
 from nexusq_server.process_child import LENGTH, REMARK, Hello, Remark, Reply, Request, encode, write
-from nexusq_server.runs import Executor, OnEnd, out_of_time
-from nexusq_server.seats import Deadlines, Seat
+from nexusq_server.runs import OnEnd, out_of_time
+from nexusq_server.seated import SeatedExecutor
+from nexusq_server.seats import Seat
 from nexusq_server.settings import Settings
 from nexusq_server.slots import Slots
 from nexusq_server.work import Claimed, Ended, cancelled, failed, kinds_of
@@ -66,7 +65,7 @@ class ChildDied(Exception):
     """A child ended without an answer; the message says how."""
 
 
-class ProcessExecutor(Executor):
+class ProcessExecutor(SeatedExecutor):
     """`processes` places, each a thread with a child process."""
 
     def __init__(
@@ -82,42 +81,18 @@ class ProcessExecutor(Executor):
         recycle_tasks: int = 0,
         recycle_mib: int = 0,
     ) -> None:
-        super().__init__(processes, slots, first_slot, on_end, max_result_bytes, freed)
+        self._seats = [_ChildSeat() for _ in range(processes)]
+        super().__init__(self._seats, slots, first_slot, on_end, max_result_bytes, freed)
         self._environment = {**os.environ, **(environment or {})}
         self._recycle_tasks = recycle_tasks
         self._recycle_bytes = recycle_mib * 1024 * 1024
-        self._queue: SimpleQueue[Claimed | None] = SimpleQueue()
         self._stopping = threading.Event()
-        self._seats = [_ChildSeat() for _ in range(processes)]
-        self._deadlines = Deadlines(self._seats)
-        self._threads = [
-            threading.Thread(target=self._serve, args=(place,), name=f"process-{place}", daemon=True)
-            for place in range(processes)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._begin("process")
 
     def stop(self) -> None:
         """Let threads and children end after what they have; waits for none of them."""
         self._stopping.set()
-        for _ in self._threads:
-            self._queue.put(None)
-
-    def join(self, seconds: float) -> bool:
-        """Wait for the threads to end after `stop`, at most so long; whether they have."""
-        until = time.monotonic() + seconds
-        for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        self._deadlines.stop()
-        return self._deadlines.join(max(0.0, until - time.monotonic())) and not any(
-            thread.is_alive() for thread in self._threads
-        )
-
-    def _hand_over(self, run: Claimed) -> None:
-        self._queue.put(run)
-
-    def _interrupt(self, run: Claimed) -> None:
-        any(seat.strike(run, Cancelled) for seat in self._seats)
+        super().stop()
 
     def _serve(self, place: int) -> None:
         seat = self._seats[place]

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Set, Sized
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 #: Outcomes a round at the most: bounds the time until the first of them is seen.
 ROUND = 1000
 RETRY_SECONDS = 0.5
-#: After a round of so many outcomes, more are let come together for so long: a call costs as much as dozens of them.
-BUSY, GATHER_SECONDS = 16, 0.005
+#: From one round to the next while more is in hand, so that outcomes come together: a call costs as much as dozens of
+#: them.
+GATHER_SECONDS = 0.01
 _encode = msgspec.json.Encoder().encode
 
 
@@ -47,7 +48,7 @@ class Settler(threading.Thread):
     """The thread. `settled` and `not_mine` are told, in this thread, what became of the tasks.
 
     `next_wait` decides whether a failed attempt is followed by another one, and after what time. `parked` are the ids
-    of the parked tasks, as the worker's loop knows them.
+    of the parked tasks, `in_hand` what was claimed and has not been settled, as the worker's loop knows them.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Settler(threading.Thread):
         settled: Callable[[list[Claimed]], None],
         not_mine: Callable[[list[Claimed]], None],
         parked: Set[str],
+        in_hand: Sized,
     ) -> None:
         super().__init__(name="settler", daemon=True)
         self._store = store
@@ -68,6 +70,7 @@ class Settler(threading.Thread):
         self._settled = settled
         self._not_mine = not_mine
         self._parked = parked
+        self._in_hand = in_hand
         self._queue: SimpleQueue[_Entry | tuple[Claimed, Ended] | None] = SimpleQueue()
         self._give_up = threading.Event()
         self._failed: SimpleQueue[_Entry | None] = SimpleQueue()  # for good, and without a dead letter yet
@@ -113,9 +116,8 @@ class Settler(threading.Thread):
         """Settle until `finish`."""
         self._burials.start()
         ends = 0  # the first is `finish`'s, the second says that the burials are over
-        waiting: list[Any] = []
         while ends < 2:
-            if len(waiting) >= BUSY:
+            if self._in_hand:
                 time.sleep(GATHER_SECONDS)
             waiting, ended = _take(self._queue)
             entries = [entry if isinstance(entry, _Entry) else self._decide(*entry) for entry in waiting]

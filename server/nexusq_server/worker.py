@@ -88,6 +88,7 @@ class Worker:
             self._settled,
             self._not_mine,
             self.parking.names,
+            self._held,
         )
         self.slots, self.executors = make_places(settings, self.settler.add)
         self.lease = Lease(settings, self.id, self.slots, self._lease_fields, self.intake.members)
