@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sandbox import on_compose, on_kind, on_processes
+from sandbox import on_cluster, on_compose, on_kind, on_processes
 from sandbox.shell import SandboxError, main
 
 
@@ -17,6 +17,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--engine", choices=("kind", "compose", "local"), default="kind", help="what it runs on (kind)")
     parser.add_argument("--context", metavar="NAME", help="a cluster that you have, by kubectl's context; kind only")
     parser.add_argument(
+        "--registry", metavar="NAME", help="with --context: push the images there; the cluster's nodes pull from it"
+    )
+    parser.add_argument(
         "--node-image", metavar="IMAGE", help="kind's node image, else KIND_NODE_IMAGE, else kind's own choice"
     )
     parser.add_argument("--workers", metavar="N", type=_count, help="how many workers (2; compose: 1)")
@@ -28,6 +31,8 @@ def options() -> argparse.Namespace:
         parser.error(f"expected --context and --node-image with --engine kind only, got --engine {chosen.engine}")
     if chosen.context and chosen.node_image:
         parser.error("expected one of --context (a cluster that is there) and --node-image (of a new one), got both")
+    if chosen.registry and not chosen.context:
+        parser.error("expected --registry with --context only: the sandbox's own cluster is given its images")
     return chosen
 
 
@@ -48,13 +53,17 @@ def body() -> int:
         if chosen.status:
             return on_compose.status()
         on_compose.down() if chosen.down else on_compose.up(chosen.workers)
+    elif chosen.context:
+        if chosen.status:
+            return on_cluster.status(chosen.context)
+        if chosen.down:
+            on_cluster.down(chosen.context)
+        else:
+            on_cluster.up(chosen.context, chosen.workers, chosen.registry)
     else:
         if chosen.status:
-            return on_kind.status(chosen.context)
-        if chosen.down:
-            on_kind.down(chosen.context)
-        else:
-            on_kind.up(chosen.workers, chosen.node_image, chosen.context)
+            return on_kind.status()
+        on_kind.down() if chosen.down else on_kind.up(chosen.workers, chosen.node_image)
     return 0
 
 

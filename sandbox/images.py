@@ -66,25 +66,55 @@ def have(image: str) -> bool:
     return works("docker", "image", "inspect", image)
 
 
+def loader(context: str) -> str | None:
+    """Give the program that brings images into a cluster's nodes; None where they have the engine's own.
+
+    Raises
+    ------
+    SandboxError
+        If this kind of cluster has no way for images from here.
+    """
+    for program in ("kind", "k3d"):
+        if context.startswith(f"{program}-"):
+            return program
+    if context == "minikube":
+        return "minikube"
+    if context in {"docker-desktop", "orbstack", "rancher-desktop"}:
+        return None
+    raise SandboxError(
+        f"expected --context to be a cluster whose nodes can be given images from here (kind-*, k3d-*, minikube, "
+        f"docker-desktop, orbstack, rancher-desktop), got {context!r}. For any other: --registry NAME, a registry that "
+        f"you may push to and its nodes may pull from, such as registry.example.com/me"
+    )
+
+
 def load(images: Images, context: str) -> None:
     """Bring the images into a cluster's nodes, in the way that this kind of cluster has for it."""
+    program = loader(context)
+    if program is None:
+        return
     ours = sorted(set(images))
     public = [image for image in PUBLIC if have(image)]  # the others are pulled by the node itself
-    if context.startswith("kind-"):
-        cluster = context.removeprefix("kind-")
-        say(f"loading images into the nodes of {cluster}")
+    cluster = context.removeprefix(f"{program}-")
+    say(f"loading images into the nodes of {cluster}")
+    if program == "kind":
         run("kind", "load", "docker-image", *ours, "--name", cluster)
         for image in public:
             if not works("kind", "load", "docker-image", image, "--name", cluster):
                 say(f"  {image} could not be loaded; the node pulls it")
-    elif context.startswith("k3d-"):
-        run("k3d", "image", "import", *ours, *public, "--cluster", context.removeprefix("k3d-"))
-    elif context == "minikube":
+    elif program == "k3d":
+        run("k3d", "image", "import", *ours, *public, "--cluster", cluster)
+    else:
         for image in (*ours, *public):
             run("minikube", "image", "load", image)
-    elif context not in {"docker-desktop", "orbstack", "rancher-desktop"}:
-        raise SandboxError(
-            f"expected --context to be a cluster whose nodes can be given images from here (kind-*, k3d-*, minikube, "
-            f"docker-desktop, orbstack, rancher-desktop), got {context!r}. For any other: push {', '.join(ours)} to "
-            f"its registry and apply k8s/overlays/sandbox with these names (docs/deploy.md)"
-        )
+
+
+def push(images: Images, registry: str) -> Images:
+    """Push the images to a registry; give the names that they have there."""
+    say(f"pushing images to {registry}")
+    there = Images(*(f"{registry.rstrip('/')}/{image}" for image in images))
+    for image, name in sorted(set(zip(images, there, strict=True))):
+        run("docker", "tag", image, name)
+        run("docker", "push", name)
+        say(f"  {name}")
+    return there

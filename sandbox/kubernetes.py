@@ -17,6 +17,10 @@ from sandbox.shell import ROOT, SandboxError, last_lines, run, say
 
 NAMESPACE = "nexusq"
 OVERLAY = ROOT / "k8s" / "overlays" / "sandbox"
+#: What the overlay's namespace says of itself: production's has the same name.
+LABEL = ("app.kubernetes.io/part-of", "nexusq-sandbox")
+#: The Services that have pages, and the pages' ports.
+PAGES = {"nexusq-api": 8000, "jupyter": 8888, "mail": 8025}
 #: How long everything may take to become ready; images that a node pulls by itself are in it.
 READY_SECONDS = 420
 #: What a pod does not get out of by waiting.
@@ -24,6 +28,8 @@ HOPELESS = {"CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "ErrImageNev
 HOPELESS |= {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 #: ... unless it does within so many seconds: a process that waits for Kafka may give up once.
 PATIENCE = 90.0
+#: How long pods may take to leave when their data goes too.
+LEAVE_SECONDS = 5
 
 
 class Cluster:
@@ -45,8 +51,35 @@ class Cluster:
         items: list[dict[str, Any]] = json.loads(self.kubectl("get", kinds, "--output", "json", *words))["items"]
         return items
 
-    def apply(self, images: Images, workers: int | None, settings: Mapping[str, str] | None = None) -> None:
-        """Apply the overlay with these images, so many workers, and further settings."""
+    def is_there(self) -> bool:
+        """Whether the sandbox is in this cluster; its pods may not be.
+
+        Raises
+        ------
+        SandboxError
+            If its namespace is somebody else's.
+        """
+        name = ("get", "namespace", NAMESPACE, "--ignore-not-found")
+        text = run("kubectl", "--context", self.context, *name, "--output", "json").strip()
+        if not text:
+            return False
+        label, wanted = LABEL
+        if json.loads(text)["metadata"].get("labels", {}).get(label) != wanted:
+            raise SandboxError(
+                f"expected namespace {NAMESPACE} of {self.context} to be the sandbox's ({label}={wanted}) or not to be "
+                f"there, but somebody else made it (k8s/overlays/production has that name too); it is left alone"
+            )
+        return True
+
+    def apply(
+        self,
+        images: Images,
+        workers: int | None,
+        settings: Mapping[str, str] | None = None,
+        *,
+        node_ports: bool = True,
+    ) -> None:
+        """Apply the overlay with these images, so many workers, further settings; with or without ports on nodes."""
         with tempfile.TemporaryDirectory() as folder:
             here = Path(folder).resolve()
             wanted: dict[str, Any] = {
@@ -55,9 +88,10 @@ class Cluster:
                 "namespace": NAMESPACE,
                 "resources": [os.path.relpath(OVERLAY, here)],
                 "images": [_image("nexusq-api", images.api), _image("nexusq-sandbox", images.sandbox)],
+                "patches": [] if node_ports else [{"patch": _without_node_port(*page)} for page in PAGES.items()],
             }
             if images.worker != images.sandbox:
-                wanted["patches"] = [{"path": "worker.yaml"}]
+                wanted["patches"].append({"path": "worker.yaml"})
                 container = {"name": "worker", "image": images.worker}
                 _write(here / "worker.yaml", _deployment({"template": {"spec": {"containers": [container]}}}))
             if workers is not None:
@@ -140,6 +174,9 @@ class Cluster:
 
     def delete(self) -> None:
         """Remove the namespace with all that is in it."""
+        # Workers that wait for a Redis and a Kafka that go with them would keep it for minutes.
+        self.kubectl("delete", "deployments,statefulsets", "--all")
+        self.kubectl("delete", "pods", "--all", f"--grace-period={LEAVE_SECONDS}")
         run("kubectl", "--context", self.context, "delete", "namespace", NAMESPACE, "--ignore-not-found")
 
     def status(self) -> str:
@@ -186,6 +223,11 @@ def _image(name: str, tagged: str) -> dict[str, str]:
 
 def _deployment(spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "nexusq-worker"}, "spec": spec}
+
+
+def _without_node_port(service: str, port: int) -> str:
+    spec = {"type": "ClusterIP", "ports": [{"port": port, "nodePort": None}]}
+    return json.dumps({"apiVersion": "v1", "kind": "Service", "metadata": {"name": service}, "spec": spec})
 
 
 def _write(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The sandbox on a kind cluster of its own, or on a cluster that is there already."""
+"""The sandbox on a kind cluster of its own."""
 
 from __future__ import annotations
 
@@ -16,26 +16,14 @@ URLS = Urls("http://127.0.0.1:8000", "http://127.0.0.1:8888", "http://127.0.0.1:
 PORTS = {8000: "the API", 8888: "JupyterLab", 8025: "the mail sink"}
 
 
-def up(workers: int | None, node_image: str | None = None, context: str | None = None) -> None:
+def up(workers: int | None, node_image: str | None = None) -> None:
     """Bring it up, whatever of it is there already, and prove it by a first batch."""
-    need("docker", "kubectl", *(() if context else ("kind",)))
-    if context is None:
-        _create(node_image)
-    cluster = Cluster(context or CONTEXT)
-    deploy(cluster, workers)
-    if context is None:
-        until("the API to answer on port 8000", lambda: answers(f"{URLS.api}/readyz"), 60)
-        submit_first(URLS.api)
-        say("ready:\n" + URLS.shown())
-        return
-    with cluster.forwarded("nexusq-api", 8000) as url:
-        submit_first(url)
-    forward = " ".join(cluster.command("port-forward"))
-    say(
-        "ready. These bring its pages to this machine, as long as they run:\n"
-        f"  {forward} service/nexusq-api 8000\n  {forward} service/jupyter 8888\n  {forward} service/mail 8025\n"
-        + URLS.shown()
-    )
+    need("docker", "kubectl", "kind")
+    _create(node_image)
+    deploy(Cluster(CONTEXT), workers)
+    until("the API to answer on port 8000", lambda: answers(f"{URLS.api}/readyz"), 60)
+    submit_first(URLS.api)
+    say("ready:\n" + URLS.shown())
 
 
 def deploy(cluster: Cluster, workers: int | None) -> Images:
@@ -64,13 +52,8 @@ def _create(node_image: str | None) -> None:
     until("Kubernetes to answer", lambda: works("kubectl", "--context", CONTEXT, "get", "--raw", "/readyz"), 120)
 
 
-def down(context: str | None = None) -> None:
+def down() -> None:
     """Remove it, its data too."""
-    if context is not None:
-        need("kubectl")
-        Cluster(context).delete()
-        say(f"namespace {NAME} is gone from {context}")
-        return
     need("docker", "kind")
     if NAME in run("kind", "get", "clusters").split():
         run("kind", "delete", "cluster", "--name", NAME)
@@ -79,17 +62,16 @@ def down(context: str | None = None) -> None:
         say(f"there is no kind cluster {NAME}")
 
 
-def status(context: str | None = None) -> int:
+def status() -> int:
     """Say what runs; give 0 if there is a sandbox."""
-    need("docker", "kubectl", *(() if context else ("kind",)))
-    if context is None and NAME not in run("kind", "get", "clusters").split():
+    need("docker", "kubectl", "kind")
+    if NAME not in run("kind", "get", "clusters").split():
         print(f"there is no kind cluster {NAME}: python -m nox -s sandbox")
         return 1
     try:
-        print(Cluster(context or CONTEXT).status())
+        print(Cluster(CONTEXT).status())
     except SandboxError as error:
         print(error)
         return 1
-    if context is None:
-        print(URLS.shown())
+    print(URLS.shown())
     return 0

