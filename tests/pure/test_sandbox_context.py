@@ -120,6 +120,6 @@ def test_only_a_cluster_of_its_own_has_ports_of_its_nodes_opened(here: Path, nod
 
 
 def test_the_reason_why_a_program_failed_is_shown_even_if_it_had_printed_much() -> None:
-    long = "import sys; print('done\\n' * 99); sys.exit('the port ' + 'is taken')"  # said by it, not by its command line
+    long = "import sys; print('done\\n' * 99); sys.exit('the port ' + 'is taken')"  # its command line has no such words
     with pytest.raises(SandboxError, match="the port is taken"):
         run(sys.executable, "-c", long)
