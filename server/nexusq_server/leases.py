@@ -41,21 +41,25 @@ class Lease:
         self._members = members
         self._keeper: subprocess.Popen[bytes] | None = None
         self._told = 0.0
+        self._told_members: Mapping[str, str] = {}
 
     def tend(self) -> None:
-        """Tell the keeper how the worker is, a second after it was told last; start it if it does not run."""
-        now = time.monotonic()
+        """Tell the keeper how the worker is, a second after it was told last; start it if it does not run.
+
+        Who the worker is to its groups is told at once: killed right after it has joined, it must be taken out, too.
+        """
+        now, members = time.monotonic(), dict(self._members())
         if self._keeper is None or self._keeper.poll() is not None:
             if self._keeper is not None:
                 log.warning(
                     "the lease's keeper ended with exit code %s: another one is started", self._keeper.returncode
                 )
             self._keeper = self._start()
-        elif now - self._told < TELL_SECONDS:
+        elif now - self._told < TELL_SECONDS and members == self._told_members:
             return
-        self._told = now
+        self._told, self._told_members = now, members
         fields = {name: str(value) for name, value in self._fields().items()}
-        self._tell(json.dumps({"lease": fields, "members": dict(self._members())}).encode())
+        self._tell(json.dumps({"lease": fields, "members": members}).encode())
 
     def held(self) -> bool:
         """Whether the lease will surely last a little longer."""

@@ -103,6 +103,7 @@ class Worker:
             while not self.stopping.is_set():
                 self._tend()
                 self._receive()
+                self.lease.tend()  # before anything is claimed in a group that was joined just now
                 self._start_ready()
                 self.intake.commit(self.durability.durable)
         finally:
