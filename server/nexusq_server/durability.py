@@ -46,6 +46,10 @@ class Durability(threading.Thread):
         self.restarted = threading.Event()
         self.durable: dict[TopicPartition, int] = {}
 
+    def begin(self) -> None:
+        """Note which process Redis is, before anything is decided there. Raises `redis.RedisError` when it is away."""
+        self._check_run(self._redis.info("server"))
+
     def end(self) -> None:
         """Stop looking."""
         self._ended.set()

@@ -71,6 +71,7 @@ class Intake:
         self._adrift: set[TopicPartition] = set()  # to be read again from the commit, once Kafka says where that is
         self._topics: dict[str, Lane] = {}  # topic → queue, priority
         self._paused: set[str] = set()
+        self._resumed: set[KafkaConsumer] = set()  # whose fetch session is to begin anew
         self._commits_fail = False
         self._consumers: dict[str, KafkaConsumer] = {}
         for queue in settings.queues:
@@ -106,6 +107,8 @@ class Intake:
             losses = self._offsets.losses
             self._go_back(consumer)
             _finish_resume(consumer)
+            if consumer in self._resumed and _begin_session(consumer):
+                self._resumed.discard(consumer)
             try:
                 polled = consumer.poll(timeout_ms=max(wait_ms, JOIN_MS) if _joins(consumer) else wait_ms)
             except KafkaError as error:
@@ -124,7 +127,10 @@ class Intake:
         for consumer in self._consumers.values():
             # Each time, not only at first: partitions that were assigned meanwhile come unpaused.
             consumer.pause(*(part for part in consumer.assignment() if part.topic in full))
-            consumer.resume(*(part for part in consumer.paused() if part.topic not in full))
+            resumed = [part for part in consumer.paused() if part.topic not in full]
+            if resumed:
+                consumer.resume(*resumed)
+                self._resumed.add(consumer)
         self._paused = set(full)
 
     def commit(self, durable: Mapping[TopicPartition, int], wait: bool = False) -> None:
@@ -232,8 +238,6 @@ def _consumer_settings(settings: Settings, queue: str) -> dict[str, object]:
         "heartbeat_interval_ms": HEARTBEAT_MS,
         "request_timeout_ms": max(30_000, session + 5_000),
         "fetch_max_bytes": 16 * 1024 * 1024,
-        # kafka-python (3.0.12) loses partitions from its session when they are paused and resumed: unread for good.
-        "enable_incremental_fetch_sessions": False,
         "max_poll_records": MAX_POLL_RECORDS,
         # A rebalance waits so long for a member that does not poll: the loop always does, within a second.
         "max_poll_interval_ms": max(60_000, session),
@@ -257,6 +261,20 @@ def _finish_resume(consumer: KafkaConsumer) -> None:
     fetcher = consumer._fetcher  # nothing public shows it
     if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
         fetcher._next_partition_records = None
+
+
+def _begin_session(consumer: KafkaConsumer) -> bool:
+    """Let the next fetch name all partitions, whatever the broker remembers; False if one is under way.
+
+    A fetch session (KIP-227) leaves out what has not changed. kafka-python (3.0.12) keeps its own list of what the
+    broker knows, and after a pause and a resume this worker does not rely on it: what it left out would never be read.
+    """
+    fetcher = consumer._fetcher  # nothing public shows it
+    if fetcher._nodes_with_pending_fetch_requests:
+        return False
+    for session in fetcher._session_handlers.values():
+        session.next_metadata = session.next_metadata.next_close_existing()
+    return True
 
 
 def _finish_join(consumer: KafkaConsumer) -> None:

@@ -118,6 +118,7 @@ class Worker:
         while True:
             try:
                 self.store.publish_types(handler.described() for handler in self._handlers.values())
+                self.durability.begin()
                 break
             except redis.RedisError as error:
                 if time.monotonic() > deadline:
