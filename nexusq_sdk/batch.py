@@ -22,7 +22,6 @@ from nexusq_sdk.handles import (
     OnInterrupt,
     Reads,
     Writes,
-    pauses,
     payload_text,
     quick,
     resumable,
@@ -34,6 +33,7 @@ from nexusq_sdk.outcomes import Errors
 from nexusq_sdk.progress_text import Pace, describe, ended, finished
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.calls import Call, is_call
+from nexusq_sdk.protocol.waits import ASK_API, pauses
 from nexusq_sdk.protocol.wire import BatchView, Options, TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.rows import encode_rows, index_of
@@ -319,7 +319,7 @@ class Batch(Handle[BatchView]):
         given: set[int] = set()
         first = seen = 0  # all rows before `first` were given
         with resumable("batch", self.id, self._stand, "leave", self.cancel):
-            for pause in pauses():
+            for pause in pauses(ASK_API):
                 view = self.info()
                 if ended(view) > seen:
                     seen, at = ended(view), first

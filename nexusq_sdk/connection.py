@@ -125,9 +125,10 @@ class Connection:
         """``POST /batches``. Not packed: on one machine gzip costs more than it saves, and payloads are small."""
         return self._call("POST", "/batches", ChunkAccepted, body)
 
-    def task(self, task_id: str) -> TaskView:
-        """``GET /tasks/{taskId}``."""
-        return self._call("GET", _task_path(task_id), TaskView)
+    def task(self, task_id: str, hold: float = 0.0) -> TaskView:
+        """``GET /tasks/{taskId}``, answered as soon as it has ended, but not later than `hold` seconds from now."""
+        params = {"waitSeconds": f"{min(hold, self._timeout / 2):.3f}"} if hold > 0 else None
+        return self._call("GET", _task_path(task_id), TaskView, params=params)
 
     def batch(self, batch_id: str) -> BatchView:
         """``GET /batches/{batchId}``."""

@@ -18,10 +18,9 @@ from nexusq_sdk.errors import ConnectionFailed, ResultsExpireSoon, ServerUnavail
 from nexusq_sdk.options import seconds
 from nexusq_sdk.progress_text import span
 from nexusq_sdk.protocol.calls import is_call
+from nexusq_sdk.protocol.waits import ASK_API, pauses
 from nexusq_sdk.protocol.wire import BatchView, Requeued, Submitted, TaskPage, TaskView
 
-#: Waiting asks often at first, since most tasks are short, and ever less often later.
-FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.5
 #: Seconds in which the state of what was just accepted may be missing: Kafka has it, Redis was away.
 LAG = 60.0
 #: Seconds for which what a handle shows of itself is not asked for again.
@@ -30,6 +29,9 @@ GLANCE = 1.0
 SOON = timedelta(hours=1)
 #: ... unless they are kept so shortly that whoever asked for it knows.
 SHORT_LIVED = timedelta(minutes=1)
+#: For how long, in seconds, the API may hold back its answer about a task that is waited for. An API that is to stop
+#: waits for it.
+HOLD = 2.0
 #: What becomes of the work when a wait is interrupted.
 OnInterrupt = Literal["leave", "cancel"]
 View = TypeVar("View", TaskView, BatchView)
@@ -44,8 +46,8 @@ class Reads(Protocol):
     def taken_back(self) -> int:
         """How often tasks that had ended were taken back through it."""
 
-    def task(self, task_id: str) -> TaskView:
-        """Give all that is known of a task."""
+    def task(self, task_id: str, hold: float = 0.0) -> TaskView:
+        """Give all that is known of a task, as soon as it has ended, but not later than `hold` seconds from now."""
 
     def batch(self, batch_id: str) -> BatchView:
         """Give a batch's counters."""
@@ -104,7 +106,7 @@ def poll(ended: Callable[[], bool], timeout: float | timedelta | None) -> bool:
     __tracebackhide__ = True
     limit = seconds(timeout)
     deadline = None if limit is None else time.monotonic() + limit
-    for pause in pauses():
+    for pause in pauses(ASK_API):
         if ended():
             return True
         left = pause if deadline is None else deadline - time.monotonic()
@@ -112,14 +114,6 @@ def poll(ended: Callable[[], bool], timeout: float | timedelta | None) -> bool:
             return False
         time.sleep(min(pause, left))
     raise AssertionError("pauses never end")
-
-
-def pauses() -> Iterator[float]:
-    """Give the pauses of a wait: ever longer, up to half a second."""
-    pause = FIRST_PAUSE
-    while True:
-        yield pause
-        pause = min(1.3 * pause, LONGEST_PAUSE)
 
 
 @contextlib.contextmanager
@@ -161,6 +155,7 @@ class Handle(ABC, Generic[View]):
         self._seen_at = time.monotonic() if submitted else -GLANCE
         self._lag_ends = time.monotonic() + LAG if submitted else 0.0
         self._taken_back = reads.taken_back
+        self._hold = 0.0  # for how long a read may wait for the end, in seconds
 
     @abstractmethod
     def _read(self, reads: Reads) -> View:
@@ -220,9 +215,19 @@ class Handle(ABC, Generic[View]):
 
     def _wait(self, timeout: float | timedelta | None, on_interrupt: OnInterrupt) -> None:
         __tracebackhide__ = True
+        limit = seconds(timeout)
+        deadline = float("inf") if limit is None else time.monotonic() + limit
+
+        def done() -> bool:
+            self._hold = min(HOLD, max(0.0, deadline - time.monotonic()))
+            try:
+                return self.done()
+            finally:
+                self._hold = 0.0
+
         with resumable(self._kind, self.id, self._stand, on_interrupt, self.cancel):
-            if not poll(self.done, timeout):
-                raise WaitTimeout(f"{self._kind} {self.id}: {self._stand()} after {seconds(timeout):g} s; it goes on")
+            if not poll(done, timeout):
+                raise WaitTimeout(f"{self._kind} {self.id}: {self._stand()} after {limit:g} s; it goes on")
 
 
 def warn_if_soon(what: str, finished_at: datetime | None, expires_at: datetime | None) -> None:

@@ -26,6 +26,7 @@ from nexusq_sdk.paging import batch_pages
 from nexusq_sdk.protocol import columns, ids, redis_layout
 from nexusq_sdk.protocol.blobs import read_key
 from nexusq_sdk.protocol.views import SAID_FIELDS, batch_view, first_expiry, sampled, task_said, task_view
+from nexusq_sdk.protocol.waits import ASK_REDIS, goes_on, pauses
 from nexusq_sdk.protocol.wire import BatchView, TaskPage, TaskView
 
 PAGE = 10_000
@@ -61,8 +62,8 @@ class RedisView:
         """How often tasks that had ended were taken back through it: it only reads."""
         return 0
 
-    def task(self, task_id: str) -> TaskView:
-        """Give all that is known of a task.
+    def task(self, task_id: str, hold: float = 0.0) -> TaskView:
+        """Give all that is known of a task, as soon as it has ended, but not later than `hold` seconds from now.
 
         Raises
         ------
@@ -70,6 +71,12 @@ class RedisView:
         """
         check_task_id(task_id)
         key = redis_layout.task_key(task_id)
+        until = time.monotonic() + hold
+        for pause in pauses(ASK_REDIS):
+            left = until - time.monotonic()
+            if left <= 0 or not goes_on(self._ask(lambda pipeline: pipeline.hget(key, "status"))[0]):
+                break
+            time.sleep(min(pause, left))
         state, expires = self._ask(lambda pipeline: (pipeline.hgetall(key), pipeline.pexpiretime(key)))
         if not state:
             raise self._absent(task_id, ids.split_task_id(task_id))

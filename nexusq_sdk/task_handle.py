@@ -60,7 +60,7 @@ class Task(Handle[TaskView]):
         return view
 
     def _read(self, reads: Reads) -> TaskView:
-        return reads.task(self.id)
+        return reads.task(self.id, self._hold)
 
     def _is_over(self, view: TaskView) -> bool:
         return view.status.terminal

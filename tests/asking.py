@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,9 +12,12 @@ from typing import Any, NamedTuple
 
 import httpx
 import redis
+import redis.asyncio
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from nexusq_sdk.protocol import ids
+from nexusq_sdk.protocol.words import DEFAULT_QUEUE
+from nexusq_server.accepted import Accepted
 from nexusq_server.local.cluster import free_ports
 from nexusq_server.local.redis import command, find_redis
 from nexusq_server.settings import Settings, load_settings
@@ -142,3 +146,16 @@ def claim(
     """Claim tasks by records of them, each for an attempt; give the answers, each with how to run the task."""
     answers, unusual = store.claim(worker, [_Recorded(*task) for task in tasks], room)
     return [(answer, unusual.get(index, Unusual())) for index, answer in enumerate(answers)]
+
+
+def close_batch(settings: Settings, batch_id: str, size: int) -> None:
+    """Record that a batch of ECHO tasks has all of them, as the API does where a last chunk has none."""
+
+    async def close() -> None:
+        client = redis.asyncio.Redis.from_url(settings.redis)
+        accepted = Accepted(client, settings)
+        await accepted.close_batch(batch_id, size, "ECHO", DEFAULT_QUEUE, None)
+        await accepted.close()
+        await client.aclose()
+
+    asyncio.run(close())

@@ -26,7 +26,8 @@ def new_id() -> str:
     random = int.from_bytes(os.urandom(10))
     value = (time.time_ns() // 1_000_000 & (1 << 48) - 1) << 80
     value |= 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1
-    return str(uuid.UUID(int=value))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 #: The namespace of ids that are made from idempotency keys (RFC 9562, section 5.5).

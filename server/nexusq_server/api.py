@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import redis.asyncio
@@ -19,20 +18,21 @@ from kafka.errors import KafkaError
 from redis import RedisError
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import ChunkAccepted, Options, SubmitChunk, SubmitTask, Submitted, TaskTypes, Workers
 from nexusq_sdk.protocol.words import MAX_CHUNK_TASKS, MAX_TASK_BYTES, TASK_TYPE, Status
 from nexusq_server import backlog, blob_routes, names, operations, problems, reports, schedule_routes
+from nexusq_server.answers import Answer, Endpoint
 from nexusq_server.blob_routes import BlobRoutes
-from nexusq_server.bodies import Query, chunk_of_lines, content_type, decode, read_body
+from nexusq_server.bodies import Query, chunk_of_lines, content_type, decode, header, read_body
 from nexusq_server.clock import now_us
 from nexusq_server.garbage import look_less_often
+from nexusq_server.gathered import GatheredProtocol
 from nexusq_server.logs import set_up_logs
 from nexusq_server.names import Names
 from nexusq_server.openapi import docs_page, openapi
@@ -60,11 +60,6 @@ log = logging.getLogger(__name__)
 
 _task_decoder = msgspec.json.Decoder(SubmitTask)
 _chunk_decoder = msgspec.json.Decoder(SubmitChunk)
-_encode = msgspec.json.Encoder().encode
-
-
-def _answer(value: Any, status: int = 200) -> Response:
-    return Response(value if isinstance(value, bytes) else _encode(value), status, media_type="application/json")
 
 
 class Api:
@@ -88,13 +83,13 @@ class Api:
         self._scheduler = Scheduler(settings)
         self._admin: KafkaAdminClient | None = None
         self._admin_lock = asyncio.Lock()
-        self._submitter = Submitter(settings, asyncio.get_running_loop())
+        self._submitter = Submitter(settings, self._redis)
         self._submitter.start()
         self._scheduler.start()
 
     async def close(self) -> None:
         """Finish what was accepted and let go of Kafka and Redis."""
-        await asyncio.to_thread(self._submitter.stop)
+        await self._submitter.stop()
         await asyncio.to_thread(self._scheduler.end)
         self.operations.close()
         self.reports.close()
@@ -108,7 +103,7 @@ class Api:
             raise UnsupportedBody("expected one task as JSON; POST /batches takes NDJSON")
         Query(request)
         task = decode(await read_body(request, self._limit), _task_decoder)
-        options = with_key(task.options, request.headers.get("idempotency-key"))
+        options = with_key(task.options, header(request, b"idempotency-key"))
         now = now_us()
         how = plan(options, now)
         if task.task_id is not None and not ids.is_id(task.task_id):
@@ -118,11 +113,11 @@ class Api:
         if keyed is not None:
             known = await self._queries.known([keyed], task.task_type, [task.payload], rows=False)
             if known:
-                return _answer(Submitted(task_id=keyed, status=known[0]), 202)
+                return Answer(Submitted(task_id=keyed, status=known[0]), 202)
         task_id = keyed or task.task_id or ids.new_id()
         await self._submitter.submit(Job([_new_task(task_id, task.task_type, task.payload, how, now)]))
         status = Status.QUEUED if how.due_us is None else Status.SCHEDULED
-        return _answer(Submitted(task_id=task_id, status=status), 202)
+        return Answer(Submitted(task_id=task_id, status=status), 202)
 
     async def submit_chunk(self, request: Request) -> Response:
         """``POST /batches``."""
@@ -131,7 +126,7 @@ class Api:
             Query(request)
         body = await read_body(request, self._limit)
         chunk = decode(body, _chunk_decoder) if kind == "json" else chunk_of_lines(request, body)
-        options = with_key(chunk.options, request.headers.get("idempotency-key"))
+        options = with_key(chunk.options, header(request, b"idempotency-key"))
         now = now_us()
         how = plan(options, now)
         if chunk.batch_id is not None and not ids.is_id(chunk.batch_id):
@@ -170,15 +165,16 @@ class Api:
         accepted = ChunkAccepted(
             batch_id=batch_id, first_index=chunk.first_index, accepted=len(tasks), closed=chunk.last
         )
-        return _answer(accepted, 202)
+        return Answer(accepted, 202)
 
     async def task(self, request: Request) -> Response:
         """``GET /tasks/{taskId}``."""
-        return _answer(await self._queries.task(request.path_params["task_id"]))
+        hold = Query(request, "waitSeconds").wait()
+        return Answer(await self._queries.task(request.path_params["task_id"], hold))
 
     async def batch(self, request: Request) -> Response:
         """``GET /batches/{batchId}``."""
-        return _answer(await self._queries.batch(request.path_params["batch_id"]))
+        return Answer(await self._queries.batch(request.path_params["batch_id"]))
 
     async def batch_tasks(self, request: Request) -> Response:
         """``GET /batches/{batchId}/tasks``."""
@@ -187,7 +183,7 @@ class Api:
         page = await self._queries.batch_page(
             request.path_params["batch_id"], asked.text("cursor"), asked.limit(), asked.flag("payload"), first
         )
-        return _answer(page)
+        return Answer(page)
 
     async def tasks(self, request: Request) -> Response:
         """``GET /tasks``."""
@@ -202,20 +198,20 @@ class Api:
             since_us=parse_since(since) if since else None,
         )
         page = await self._queries.page(filters, asked.text("cursor"), asked.limit(), asked.flag("payload"))
-        return _answer(page)
+        return Answer(page)
 
     async def task_types(self, request: Request) -> Response:  # noqa: ARG002 - a route's signature, as below
         """``GET /task-types``."""
         await self._catalogue.refresh()
-        return _answer(TaskTypes(task_types=[entry for _, entry in sorted(self._catalogue.types.items())]))
+        return Answer(TaskTypes(task_types=[entry for _, entry in sorted(self._catalogue.types.items())]))
 
     async def workers(self, request: Request) -> Response:  # noqa: ARG002
         """``GET /workers``."""
-        return _answer(Workers(workers=await self._queries.workers()))
+        return Answer(Workers(workers=await self._queries.workers()))
 
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002
         """``GET /healthz``: the process answers."""
-        return _answer({"status": "ok"})
+        return Answer({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:  # noqa: ARG002
         """``GET /readyz``: Kafka and Redis answer."""
@@ -228,7 +224,7 @@ class Api:
                 await asyncio.to_thread(self._ask_kafka)
             except KafkaError as error:
                 raise KafkaUnavailable(f"Kafka at {','.join(self._settings.kafka)} does not answer: {error}") from None
-        return _answer({"status": "ready"})
+        return Answer({"status": "ready"})
 
     def _ask_kafka(self) -> None:
         if self._admin is None:
@@ -306,36 +302,25 @@ def _new_task(task_id: str, task_type: str, payload: msgspec.Raw, how: Plan, now
     )
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings) -> problems.Guard:
     """Make the ASGI application."""
     api: Api
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
+    async def lifespan(app: object) -> AsyncIterator[None]:  # noqa: ARG001
         nonlocal api
         api = Api(settings)
         yield
         await api.close()
 
-    def method(name: str) -> Any:
-        async def endpoint(request: Request) -> Response:
-            answer: Response = await getattr(api, name)(request)
-            return answer
+    def method(name: str) -> Endpoint:
+        return Endpoint(lambda: getattr(api, name))
 
-        return endpoint
-
-    def part(of: str) -> Any:
-        def method_of_part(name: str) -> Any:
-            async def endpoint(request: Request) -> Response:
-                answer: Response = await getattr(getattr(api, of), name)(request)
-                return answer
-
-            return endpoint
-
-        return method_of_part
+    def part(of: str) -> Callable[[str], Endpoint]:
+        return lambda name: Endpoint(lambda: getattr(getattr(api, of), name))
 
     async def document(request: Request) -> Response:  # noqa: ARG001
-        return Response(openapi(), media_type="application/json")
+        return Answer(openapi())
 
     async def docs(request: Request) -> Response:  # noqa: ARG001
         return HTMLResponse(docs_page())
@@ -363,14 +348,14 @@ def create_app(settings: Settings) -> Starlette:
         *reports.routes(part("reports")),
         *backlog.routes(part("backlogs")),
     ]
-    handlers: dict[Any, Any] = {
+    handlers: dict[type[Exception], problems.Handler] = {
         problems.Refusal: problems.on_refusal,
         ClientDisconnect: problems.on_disconnect,
         HTTPException: problems.on_http_error,
         RedisError: on_redis_error,
         Exception: problems.on_failure,
     }
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    return problems.Guard(Router(routes, lifespan=lifespan), handlers)
 
 
 def run(settings: Settings) -> int:
@@ -384,6 +369,8 @@ def run(settings: Settings) -> int:
         port=settings.port,
         log_config=None,
         access_log=False,
+        http=GatheredProtocol,
+        proxy_headers=False,  # nothing asks where a request is from
         timeout_graceful_shutdown=int(settings.submit_timeout.total_seconds()) + 2,
     )
     try:

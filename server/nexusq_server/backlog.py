@@ -6,10 +6,9 @@ longer than `NEXUSQ_PARK_AFTER` are committed although they still run.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from typing import cast
 
-import msgspec
 import redis.asyncio
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,6 +17,7 @@ from starlette.routing import Route
 from nexusq_sdk.protocol import redis_layout
 from nexusq_sdk.protocol.wire_reports import Backlog
 from nexusq_sdk.protocol.words import QUEUE, RESERVED_QUEUES
+from nexusq_server.answers import Answer, Endpoint
 from nexusq_server.bodies import Query
 from nexusq_server.clock import now_us
 from nexusq_server.problems import InvalidRequest, QueueNotFound
@@ -26,8 +26,6 @@ from nexusq_server.reports import MAX_DUE, Reports
 #: A task that is due within so many seconds counts: a worker's pod needs about that long to start.
 DUE_SOON = 30
 MAX_SOON = 86_400
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Backlogs:
@@ -71,7 +69,7 @@ class Backlogs:
             in_progress=running,
             workers=max((lane.workers for lane in lanes), default=0),
         )
-        return Response(msgspec.json.encode(answer), media_type="application/json")
+        return Answer(answer)
 
     async def _parked(self, queue: str) -> int:
         """Count the tasks that run although the commit has gone past them."""

@@ -6,9 +6,8 @@ A blob is named by its SHA-256: putting it twice changes nothing. What is not si
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-import msgspec
 import redis.asyncio
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,11 +15,10 @@ from starlette.routing import Route
 
 from nexusq_sdk.protocol import blobs, calls, redis_layout
 from nexusq_sdk.protocol.wire import Blob
+from nexusq_server.answers import Answer, Endpoint
 from nexusq_server.bodies import Query, read_body
 from nexusq_server.problems import BlobNotFound, BodyTooLarge, FunctionsOff, InvalidRequest, WrongKey
 from nexusq_server.settings import Settings
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class BlobRoutes:
@@ -53,7 +51,7 @@ class BlobRoutes:
         name = redis_layout.blob_key(blob_id)
         await self._redis.set(name, body, ex=self._ttl)
         await asyncio.to_thread(self._wait_on_disk)
-        return _answer(Blob(blob_id=blob_id, bytes=len(body)))
+        return Answer(Blob(blob_id=blob_id, bytes=len(body)))
 
     async def get(self, request: Request) -> Response:
         """``GET /blobs/{blobId}``: whether it is kept; it is then kept for longer. Never gives the bytes."""
@@ -62,7 +60,7 @@ class BlobRoutes:
         name = redis_layout.blob_key(blob_id)
         if not await self._redis.expire(name, self._ttl):
             raise BlobNotFound(f"there is no blob {blob_id}: it never was, or was not used for {self._ttl}")
-        return _answer(Blob(blob_id=blob_id, bytes=await self._redis.strlen(name)))
+        return Answer(Blob(blob_id=blob_id, bytes=await self._redis.strlen(name)))
 
     def _asked(self, request: Request) -> tuple[str, bytes]:
         if self._key is None:
@@ -82,7 +80,3 @@ def routes(endpoint: Callable[[str], Endpoint]) -> list[Route]:
         Route("/blobs/{blob_id}", endpoint("put"), methods=["PUT"]),
         Route("/blobs/{blob_id}", endpoint("get"), methods=["GET"]),
     ]
-
-
-def _answer(value: Blob) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from nexusq_sdk.protocol.wire import FieldError, Options, Schedule, SubmitChunk, SubmitTask
 from nexusq_server.problems import BodyTooLarge, InvalidRequest, UnsupportedBody
@@ -18,6 +19,8 @@ from nexusq_server.problems import BodyTooLarge, InvalidRequest, UnsupportedBody
 T = TypeVar("T")
 
 DEFAULT_PAGE, MAX_PAGE = 1000, 10_000
+#: Seconds for which a request may wait for a task's end: proxies give up after a minute, at the earliest.
+LONGEST_HOLD = 30
 #: Members of a gzip body: each costs time, even if nothing is in it. Tools make one for 64 KiB at most.
 MAX_MEMBERS = 2000
 NDJSON = "application/x-ndjson"
@@ -40,20 +43,37 @@ _FIELDS = sorted(
 _raw_decode = msgspec.json.Decoder(Raw).decode
 
 
+def header(request: Request, name: bytes) -> str | None:
+    """Give a header's value by its name in lower case; None if it is not there."""
+    # Looked up a few times with each request: the framework's mapping decodes all of them each time.
+    for key, value in request.scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found.decode("latin-1")
+    return None
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """Give the whole body, unpacked: at most `limit` bytes, however small it came.
 
     Raises
     ------
     BodyTooLarge, UnsupportedBody, InvalidRequest
+    starlette.requests.ClientDisconnect
+        The client has gone away while it was sending.
     """
-    encoding = request.headers.get("content-encoding", "identity").lower()
+    encoding = (header(request, b"content-encoding") or "identity").lower()
     if encoding not in {"identity", "gzip"}:
         raise UnsupportedBody(f"expected Content-Encoding to be gzip or absent, got {encoding!r}")
     unpacker = _Unpacker() if encoding == "gzip" else None
     parts: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, more = message.get("body", b""), message.get("more_body", False)
         # One byte beyond the limit is enough to know, whatever a small body would unpack to.
         for part in unpacker.unpack(chunk, limit + 1 - size) if unpacker else (chunk,):
             parts.append(part)
@@ -65,7 +85,7 @@ async def read_body(request: Request, limit: int) -> bytes:
             )
     if unpacker and not unpacker.whole:
         raise InvalidRequest("expected a whole gzip body, got one that breaks off")
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class _Unpacker:
@@ -100,7 +120,12 @@ class _Unpacker:
 
 def content_type(request: Request) -> str:
     """Give ``json`` or ``ndjson``."""
-    name = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    return _kind(header(request, b"content-type") or "")
+
+
+@functools.lru_cache(100)
+def _kind(named: str) -> str:
+    name = named.partition(";")[0].strip().lower()
     if name in _NDJSON_TYPES:
         return "ndjson"
     # curl -d says x-www-form-urlencoded unless told otherwise; what comes is JSON all the same.
@@ -166,7 +191,7 @@ class Query:
     """Query parameters; unknown ones are refused, since they are most likely misspelt."""
 
     def __init__(self, request: Request, *known: str) -> None:
-        self._values = request.query_params
+        self._values: Mapping[str, str] = request.query_params if request.scope["query_string"] else {}
         for name in self._values:
             if name not in known:
                 wanted = f"query parameters among {', '.join(known)}" if known else "no query parameters with JSON"
@@ -192,6 +217,19 @@ class Query:
             return int(value)
         except ValueError:
             raise InvalidRequest(f"expected {name} to be a whole number, got {value[:50]!r}", field=name) from None
+
+    def wait(self) -> float:
+        """Give for how many seconds an answer may be held back."""
+        value = self._values.get("waitSeconds", "0")
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds <= LONGEST_HOLD:
+            raise InvalidRequest(
+                f"expected waitSeconds to be a number from 0 to {LONGEST_HOLD}, got {value[:50]!r}", field="waitSeconds"
+            )
+        return seconds
 
     def limit(self) -> int:
         """Give how many rows a page is to have."""

@@ -7,7 +7,7 @@ import sys
 
 from nexusq_server.settings import Settings
 
-#: In what kafka-python says of a broker that can't be reached, at each of dozens of attempts a second. Who waits for
+#: In what Kafka's clients say of a broker that can't be reached, at each of dozens of attempts a second. Who waits for
 #: the broker says so once; what else goes wrong, a wrong password say, is told.
 AWAY = (
     "KafkaConnectionError",
@@ -15,6 +15,10 @@ AWAY = (
     "NodeNotReadyError",
     "socket disconnected",
     "Error receiving network",
+    "Unable connect to",
+    "Unable to request metadata",
+    "Unable to update metadata",
+    "Got error produce response",
 )
 
 
@@ -25,7 +29,7 @@ def set_up_logs(settings: Settings) -> None:
     )
     if settings.log_level == "DEBUG":
         return
-    for name in ("httpx", "kafka"):
+    for name in ("aiokafka", "httpx", "kafka"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(is_news)
@@ -33,4 +37,5 @@ def set_up_logs(settings: Settings) -> None:
 
 def is_news(record: logging.LogRecord) -> bool:
     """Whether a line is to be written: not that Kafka is still away."""
-    return not record.name.startswith("kafka.") or not any(words in record.getMessage() for words in AWAY)
+    client = record.name.partition(".")[0]
+    return client not in {"aiokafka", "kafka"} or not any(words in record.getMessage() for words in AWAY)

@@ -6,7 +6,7 @@ its tasks ever comes.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from importlib.resources import files
 from typing import cast
 
@@ -19,6 +19,7 @@ from starlette.routing import Route
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.redis_layout import DURABLE, batch_key, name_key
 from nexusq_sdk.protocol.wire_reports import NameBatch, NamedBatch
+from nexusq_server.answers import Answer, Endpoint
 from nexusq_server.bodies import Query, content_type, decode, read_body
 from nexusq_server.problems import BatchNotFound, InvalidRequest, NameTaken, UnsupportedBody
 from nexusq_server.queries import executed
@@ -28,8 +29,6 @@ BODY_LIMIT = 10_000
 #: Seconds that a name is kept for a batch of which no task comes.
 UNUSED = 3600
 _decoder = msgspec.json.Decoder(NameBatch)
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Names:
@@ -66,7 +65,7 @@ class Names:
                 f"expected the inputs that batch {name!r} ({batch_id}) was submitted with (task type, queue and rows), "
                 f"got others. Give these another name, or say new=True to begin another batch under this one"
             )
-        return _answer(NamedBatch(name=name, batch_id=batch_id, digest=digest))
+        return Answer(NamedBatch(name=name, batch_id=batch_id, digest=digest))
 
     async def name_batch(self, name: str, batch_id: str, digest: str, new: bool) -> tuple[str, str]:
         """Give a batch a name unless another one has it; give the id and the digest that it stands for now."""
@@ -87,7 +86,7 @@ class Names:
         found = cast(list[bytes | None], await self._redis.hmget(name_key(name), ["batchId", "digest"]))
         if found[0] is None or found[1] is None:
             raise BatchNotFound(f"there is no batch named {name!r}: it never was, or was forgotten long after its end")
-        return _answer(NamedBatch(name=name, batch_id=found[0].decode(), digest=found[1].decode()))
+        return Answer(NamedBatch(name=name, batch_id=found[0].decode(), digest=found[1].decode()))
 
 
 def routes(endpoint: Callable[[str], Endpoint]) -> list[Route]:
@@ -96,7 +95,3 @@ def routes(endpoint: Callable[[str], Endpoint]) -> list[Route]:
         Route("/names/{name}", endpoint("put"), methods=["PUT"]),
         Route("/names/{name}", endpoint("get"), methods=["GET"]),
     ]
-
-
-def _answer(value: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

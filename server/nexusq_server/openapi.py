@@ -11,6 +11,7 @@ import msgspec
 
 from nexusq_sdk.protocol import wire, wire_reports
 from nexusq_sdk.protocol.words import Priority, Status
+from nexusq_server.bodies import LONGEST_HOLD
 from nexusq_server.problems import MEDIA_TYPE, Refusal
 
 _TASK_ID = "01a20e45-5716-74df-a356-688becb510f5"
@@ -153,6 +154,13 @@ _LINES = [
     ("idempotencyKey", {"type": "string"}, "NDJSON only"),
 ]
 _CANCELLED = [("cancelled", {"type": "boolean", "default": False}, "whether to take back what was cancelled as well")]
+_HOLD = [
+    (
+        "waitSeconds",
+        {"type": "number", "minimum": 0, "maximum": LONGEST_HOLD, "default": 0},
+        "answer as soon as the task has ended, but not later than so many seconds from now",
+    )
+]
 _BACKLOG = [
     (
         "dueWithinSeconds",
@@ -166,7 +174,7 @@ _CALLS: list[tuple[str, str, str, type | None, int, type | None, list[Any], list
     ("post", "/tasks", "Submit one task", wire.SubmitTask, 202, wire.Submitted, [], [409, 410, 413, 415, 422, 503]),
     ("get", "/tasks", "List tasks, newest first, by columns",
      None, 200, wire.TaskPage, _FILTERS + _PAGE, [404, 422, 503]),
-    ("get", "/tasks/{taskId}", "All that is known of a task", None, 200, wire.TaskView, [], [404, 410, 503]),
+    ("get", "/tasks/{taskId}", "All that is known of a task", None, 200, wire.TaskView, _HOLD, [404, 410, 422, 503]),
     ("post", "/batches", "Submit a batch or a chunk of one; JSON or NDJSON (a payload a line), gzip too",
      wire.SubmitChunk, 202, wire.ChunkAccepted, _LINES, [409, 413, 415, 422, 503]),
     ("get", "/batches", "List batches, newest first",

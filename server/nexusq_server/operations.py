@@ -7,7 +7,7 @@ On the event loop; the writes are `Store`'s, called in threads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from starlette.routing import Route
 from nexusq_sdk.protocol import ids
 from nexusq_sdk.protocol.wire import DeadLetters, Lookup, Requeue, Requeued, Submitted
 from nexusq_sdk.protocol.words import Status
+from nexusq_server.answers import Answer, Endpoint
 from nexusq_server.bodies import MAX_PAGE, Query, content_type, decode, read_body
 from nexusq_server.letters import Letters
 from nexusq_server.problems import InvalidRequest, NotRetryable, UnsupportedBody
@@ -30,12 +31,6 @@ ENDED_BADLY = (Status.FAILED.value, Status.CANCELLED.value)
 _decoder = msgspec.json.Decoder(Requeue)
 _lookup_decoder = msgspec.json.Decoder(Lookup)
 _encode = msgspec.json.Encoder().encode
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-def _answer(value: msgspec.Struct) -> Response:
-    return Response(_encode(value), media_type="application/json")
 
 
 class Operations:
@@ -55,7 +50,7 @@ class Operations:
         await self._queries.task(task_id)
         [status] = await asyncio.to_thread(self.store.cancel, [task_id])
         await asyncio.to_thread(self.store.wait_on_disk)
-        return _answer(Submitted(task_id=task_id, status=Status(status or Status.CANCELLED)))
+        return Answer(Submitted(task_id=task_id, status=Status(status or Status.CANCELLED)))
 
     async def retry_task(self, request: Request) -> Response:
         """``POST /tasks/{taskId}/retry``: a task that failed or was cancelled gets all its attempts again."""
@@ -68,7 +63,7 @@ class Operations:
                 f"again; it is {view.status}"
             )
         await asyncio.to_thread(self.store.wait_on_disk)
-        return _answer(Submitted(task_id=task_id, status=Status.SCHEDULED))
+        return Answer(Submitted(task_id=task_id, status=Status.SCHEDULED))
 
     async def cancel_batch(self, request: Request) -> Response:
         """``POST /batches/{batchId}/cancel``: all its tasks that have not ended, and those that are still to come."""
@@ -80,7 +75,7 @@ class Operations:
         for names in _members(batch_id, size):
             await asyncio.to_thread(self.store.cancel, names)
         await asyncio.to_thread(self.store.wait_on_disk)
-        return _answer(await self._queries.batch(batch_id))
+        return Answer(await self._queries.batch(batch_id))
 
     async def retry_batch(self, request: Request) -> Response:
         """``POST /batches/{batchId}/retry``: those of its tasks that failed; with ``?cancelled=true`` these as well."""
@@ -91,7 +86,7 @@ class Operations:
         for names in _members(batch_id, size):
             requeued += await asyncio.to_thread(self.store.requeue, names, statuses)
         await asyncio.to_thread(self.store.wait_on_disk)
-        return _answer(Requeued(requeued=requeued))
+        return Answer(Requeued(requeued=requeued))
 
     async def lookup(self, request: Request) -> Response:
         """``POST /tasks/lookup``: how tasks stand, by columns in the order that was asked for."""
@@ -105,7 +100,7 @@ class Operations:
             )
         _check_ids(wanted.task_ids)
         page = await self._queries.lookup(wanted.task_ids, wanted.results)
-        return Response(page, media_type="application/json")
+        return Answer(page)
 
     async def dead_letters(self, request: Request) -> Response:
         """``GET /dead-letters``: newest first."""
@@ -113,7 +108,7 @@ class Operations:
         letters, cursor = await asyncio.to_thread(
             self._letters.page, asked.text("type"), asked.text("batch"), asked.text("cursor"), asked.limit()
         )
-        return _answer(DeadLetters(dead_letters=letters, next_cursor=cursor))
+        return Answer(DeadLetters(dead_letters=letters, next_cursor=cursor))
 
     async def requeue(self, request: Request) -> Response:
         """``POST /dead-letters/requeue``: tasks by id, of a batch, of a type, or all."""
@@ -128,7 +123,7 @@ class Operations:
             )
         _check_ids(wanted.task_ids or ())
         requeued = await asyncio.to_thread(self._requeue, wanted)
-        return _answer(Requeued(requeued=requeued))
+        return Answer(Requeued(requeued=requeued))
 
     def _requeue(self, wanted: Requeue) -> int:
         names = wanted.task_ids

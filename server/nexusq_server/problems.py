@@ -7,17 +7,20 @@ ever leaves the process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import Match, Router
+from starlette.types import Receive, Scope, Send
 
 from nexusq_sdk.protocol.wire import FieldError, Problem
 
 log = logging.getLogger(__name__)
+
+Handler = Callable[[Request, Exception], Response]
 
 URN = "urn:nexusq:problem:"
 MEDIA_TYPE = "application/problem+json"
@@ -213,3 +216,26 @@ def on_failure(request: Request, error: Exception) -> Response:
     """Answer what nobody foresaw; the log has the rest."""
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return respond(500, "internal-error", Refusal.title, "The server failed; its log says why.", (), {})
+
+
+class Guard:
+    """The application around the routes: what they raise is answered by the handler of its class.
+
+    In place of the framework's own two layers, which wrap every message of every answer: a tenth of a single submit.
+    """
+
+    def __init__(self, router: Router, handlers: Mapping[type[Exception], Handler]) -> None:
+        self.routes = router.routes
+        self._router = router
+        self._handlers = handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, as ASGI has it."""
+        scope["app"] = self  # tells the router to raise what it would answer in plain text
+        try:
+            await self._router(scope, receive, send)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            handler = next(self._handlers[kind] for kind in type(error).__mro__ if kind in self._handlers)
+            await handler(Request(scope, receive), error)(scope, receive, send)

@@ -5,6 +5,7 @@ Results, errors and payloads are JSON in Redis already: they go into the answer 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import re
@@ -22,6 +23,7 @@ from msgspec import Raw
 from nexusq_sdk.protocol import columns, ids, redis_layout
 from nexusq_sdk.protocol.columns import Read, Wanted
 from nexusq_sdk.protocol.views import SAID_FIELDS, batch_view, first_expiry, moment, sampled, task_said, task_view
+from nexusq_sdk.protocol.waits import ASK_REDIS, goes_on, pauses
 from nexusq_sdk.protocol.wire import BatchView, TaskSaid, TaskView, WorkerView
 from nexusq_sdk.protocol.words import Status
 from nexusq_server.clock import now_us
@@ -93,8 +95,8 @@ class Queries:
                 rows += zip(*part.lists(), strict=True)
         return rows
 
-    async def task(self, task_id: str) -> TaskView:
-        """Give all that is known of a task.
+    async def task(self, task_id: str, hold: float = 0.0) -> TaskView:
+        """Give all that is known of a task, as soon as it has ended, but not later than `hold` seconds from now.
 
         Raises
         ------
@@ -103,6 +105,12 @@ class Queries:
         if not ids.is_task_id(task_id):
             raise TaskNotFound(f"expected a task id, <uuid> or <uuid>-<index> in lower case, got {task_id!r}")
         key = redis_layout.task_key(task_id)
+        until = time.monotonic() + hold
+        for pause in pauses(ASK_REDIS):
+            left = until - time.monotonic()
+            if left <= 0 or not goes_on(cast(bytes | None, await self._redis.hget(key, "status"))):
+                break
+            await asyncio.sleep(min(pause, left))
         while True:
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.hgetall(key)

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
-import msgspec
 import redis.asyncio
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -24,6 +23,7 @@ from nexusq_sdk.protocol.views import batch_view
 from nexusq_sdk.protocol.wire import BatchView
 from nexusq_sdk.protocol.wire_reports import Batches, LaneView, Queues
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE, Priority
+from nexusq_server.answers import Answer, Endpoint
 from nexusq_server.bodies import Query
 from nexusq_server.clock import now_us
 from nexusq_server.lanes import Lane, Lanes, Stand
@@ -37,8 +37,6 @@ FRESH = 1.0
 MAX_PASSED = 20_000
 #: Tasks that wait for their time, of which one request looks at queue and priority; of more, the shares are taken.
 MAX_DUE = 5_000
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Reports:
@@ -62,7 +60,7 @@ class Reports:
         if cursor and not upper.isdecimal():
             read_cursor("", str)  # refuses it
         found, position = await self._page(upper, below, lowest, asked.limit())
-        return _answer(Batches(batches=found, next_cursor=cursor_of(*position) if position else None))
+        return Answer(Batches(batches=found, next_cursor=cursor_of(*position) if position else None))
 
     async def _page(
         self, upper: str, below: str | None, lowest: int | None, limit: int
@@ -98,7 +96,7 @@ class Reports:
     async def queues(self, request: Request) -> Response:
         """``GET /queues``: by queue and priority."""
         Query(request)
-        return _answer(await self.stand())
+        return Answer(await self.stand())
 
     async def stand(self) -> Queues:
         """Give how the queues stand, or stood within the last second."""
@@ -179,7 +177,3 @@ def routes(endpoint: Callable[[str], Endpoint]) -> list[Route]:
         Route("/batches", endpoint("batches"), methods=["GET"]),
         Route("/queues", endpoint("queues"), methods=["GET"]),
     ]
-
-
-def _answer(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from nexusq_sdk.protocol.redis_layout import DURABLE, SCHEDULE_DUE, SCHEDULE_LAST, SCHEDULES
 from nexusq_sdk.protocol.wire import Options, Schedule, Schedules, ScheduleView
 from nexusq_sdk.protocol.words import MAX_TASK_BYTES, SCHEDULE
+from nexusq_server.answers import Answer, Endpoint
 from nexusq_server.bodies import Query, content_type, decode, read_body
 from nexusq_server.clock import now_us
 from nexusq_server.cron import Cron, CronError
@@ -39,7 +40,6 @@ _decoder = msgspec.json.Decoder(Schedule)
 _encode = msgspec.json.Encoder().encode
 _stored = msgspec.json.Decoder(ScheduleView)
 
-Endpoint = Callable[[Request], Awaitable[Response]]
 #: Refuses a task's type, payload and options as ``POST /tasks`` does.
 Check = Callable[[str, list[msgspec.Raw], Options | None], Awaitable[None]]
 
@@ -66,12 +66,12 @@ class ScheduleRoutes:
                 views.append(_view(stored[name], due.get(name), last.get(name)))
             except msgspec.DecodeError as error:
                 log.warning("schedule %r can't be read by this version: %s", name.decode(), error)
-        return _answer(Schedules(schedules=views))
+        return Answer(Schedules(schedules=views))
 
     async def schedule(self, request: Request) -> Response:
         """``GET /schedules/{name}``."""
         Query(request)
-        return _answer(await self._read(request.path_params["name"]))
+        return Answer(await self._read(request.path_params["name"]))
 
     async def put(self, request: Request) -> Response:
         """``PUT /schedules/{name}``: create it, or replace it; from now on it ticks as it says."""
@@ -100,7 +100,7 @@ class ScheduleRoutes:
             pipeline.zadd(SCHEDULE_DUE, {name: tick}, nx=before is not None and _ticks_alike(before, kept))
         await pipeline.execute()
         await self._wait_on_disk()
-        return _answer(await self._read(name))
+        return Answer(await self._read(name))
 
     async def delete(self, request: Request) -> Response:
         """``DELETE /schedules/{name}``: it ticks no more; what it has submitted runs. The answer is what it was."""
@@ -114,7 +114,7 @@ class ScheduleRoutes:
         await pipeline.execute()
         await self._wait_on_disk()
         view.next_at = None
-        return _answer(view)
+        return Answer(view)
 
     async def _read(self, name: str) -> ScheduleView:
         pipeline = self._redis.pipeline(transaction=True)
@@ -153,10 +153,6 @@ def routes(endpoint: Callable[[str], Endpoint]) -> list[Route]:
         Route("/schedules/{name}", endpoint("put"), methods=["PUT"]),
         Route("/schedules/{name}", endpoint("delete"), methods=["DELETE"]),
     ]
-
-
-def _answer(value: msgspec.Struct) -> Response:
-    return Response(_encode(value), media_type="application/json")
 
 
 def _view(stored: bytes, tick: float | None, last: bytes | None) -> ScheduleView:

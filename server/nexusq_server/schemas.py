@@ -5,6 +5,7 @@ The catalogue is in Redis, written by workers; it is read again after a second, 
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import logging
 import time
@@ -38,6 +39,7 @@ class Catalogue:
         self._raw: dict[bytes, bytes] = {}
         self.types: dict[str, TaskType] = {}
         self._validators: dict[str, Any] = {}
+        self._reading: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
         """Read the catalogue. Raises `redis.RedisError` when Redis is away; what was known stays known."""
@@ -51,6 +53,12 @@ class Catalogue:
                 self._validators.pop(name.decode(), None)
             types[name.decode()] = msgspec.json.decode(entry, type=TaskType)
         self._raw, self.types = raw, types
+
+    async def _freshen(self) -> None:
+        """Read it once for all who find it aged in the same moment."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self.refresh())
+        await asyncio.shield(self._reading)
 
     async def check(
         self, task_type: str, payloads: Sequence[Any], allow_unknown: bool, rows: bool, first: int = 0
@@ -72,9 +80,10 @@ class Catalogue:
         """
         # A function that was sent by value, ``call:NAME``, is a matter of ``call``.
         named, task_type = task_type, base_type(task_type)
-        if time.monotonic() - self._read_at > FRESH_SECONDS or task_type not in self.types:
+        is_known = task_type in self.types
+        if not is_known or time.monotonic() - self._read_at > FRESH_SECONDS:
             try:
-                await self.refresh()
+                await (self._freshen() if is_known else self.refresh())
             except RedisError:
                 if not self.types:
                     return  # nothing is known: the worker will say what is wrong with it

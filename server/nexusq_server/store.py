@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from typing import Any, cast
@@ -21,7 +21,6 @@ from redis.retry import Retry
 
 from nexusq_sdk.protocol import redis_layout
 from nexusq_sdk.protocol.wire import FailedAttempt, TaskType
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE
 from nexusq_server.clock import now_us
 from nexusq_server.settings import Settings
 from nexusq_server.states import UNKNOWN, DueTask, NewTask, Outcome, Recorded, Unusual
@@ -38,7 +37,10 @@ RUNNING_TTL = timedelta(days=7)
 TYPES_TTL = timedelta(days=90)
 
 #: The scripts of the same names.
-VERBS = ("submit", "close_batch", "claim", "settle", "hand_back", "take_due", "promote", "cancel", "requeue", "note")
+VERBS = (
+    *("submit", "claim", "settle", "hand_back", "take_due", "promote", "cancel", "requeue", "note"),
+    "renew_lease",
+)
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -59,6 +61,22 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, redis.OutOfMemoryError) or str(error).startswith("OOM ")
 
 
+def register(client: Any, verb: str) -> Any:
+    """Give a script of a client, of either kind, by its name."""
+    lua = files("nexusq_server") / "lua"
+    return client.register_script((lua / "prelude.lua").read_text() + (lua / f"{verb}.lua").read_text())
+
+
+def submissions(tasks: Sequence[NewTask], settings: Settings) -> Iterator[dict[str, list[Any]]]:
+    """Give what ``submit.lua`` is to be called with, once for each piece of the tasks."""
+    now = now_us()
+    ttl, gone = settings.result_ttl.total_seconds(), settings.gone_ttl.total_seconds()
+    oldest = now - int((ttl + gone) * 1_000_000)
+    for start in range(0, len(tasks), CHUNK):
+        rows = [task.packed() for task in tasks[start : start + CHUNK]]
+        yield {"keys": [redis_layout.RECENT], "args": [_pack(rows), oldest, now, ttl, gone]}
+
+
 class Store:
     """The verbs. Every method raises `redis.RedisError` when Redis is away or refuses."""
 
@@ -67,32 +85,11 @@ class Store:
         self._settings = settings
         self._ttl = settings.result_ttl.total_seconds()
         self._gone = settings.gone_ttl.total_seconds()
-        self._scripts: dict[str, Any] = {}
-        lua = files("nexusq_server") / "lua"
-        prelude = (lua / "prelude.lua").read_text()
-        for verb in VERBS:
-            self._scripts[verb] = client.register_script(prelude + (lua / f"{verb}.lua").read_text())
-        self._scripts["renew_lease"] = client.register_script((lua / "renew_lease.lua").read_text())
+        self._scripts: dict[str, Any] = {verb: register(client, verb) for verb in VERBS}
 
     def submit(self, tasks: Sequence[NewTask]) -> int:
         """Write the state of tasks that nobody has written yet; give how many those were."""
-        written = 0
-        now = now_us()
-        oldest = now - int((self._ttl + self._gone) * 1_000_000)
-        for start in range(0, len(tasks), CHUNK):
-            rows = [task.packed() for task in tasks[start : start + CHUNK]]
-            args = [_pack(rows), oldest, now, self._ttl, self._gone]
-            written += cast(int, self._scripts["submit"](keys=[redis_layout.RECENT], args=args))
-        return written
-
-    def close_batch(self, batch_id: str, size: int, task_type: str, queue: str, ttl_seconds: float | None) -> None:
-        """Record that a batch has all its tasks: `size` of them. For a batch whose last chunk has no rows."""
-        ttl = "" if ttl_seconds is None else repr(ttl_seconds)
-        lane = "" if queue == DEFAULT_QUEUE else queue
-        self._scripts["close_batch"](
-            keys=[redis_layout.batch_key(batch_id), redis_layout.RECENT],
-            args=[batch_id, size, task_type, lane, ttl, now_us(), self._ttl, self._gone],
-        )
+        return sum(cast(int, self._scripts["submit"](**call)) for call in submissions(tasks, self._settings))
 
     def claim(
         self, worker: str, records: Sequence[Recorded], room: int | None = None

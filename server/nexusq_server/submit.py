@@ -1,31 +1,31 @@
-"""Accepts tasks: Kafka first, then state. One thread takes all that waits, so that many requests share a round.
+"""Accepts tasks: Kafka first, then state. All that waits is taken at once, so that many requests share a round.
 
-A round: produce every record, wait for every acknowledgement, write the states in bulk, resolve the waiting requests.
-The event loop calls `Submitter.submit`; all else runs in the thread. What was answered with 503 may still reach Kafka:
-the client comes again with the same ids, and a task that is there twice runs once.
+A round: put every record, wait for every acknowledgement, write the states in bulk, answer the waiting requests. All of
+it runs on the API's event loop. What was answered with 503 may still reach Kafka: the client comes again with the same
+ids, and a task that is there twice runs once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
-from typing import Any
+from dataclasses import dataclass
 
+import aiokafka.errors
+import kafka.errors
 import redis
-from kafka import KafkaProducer
-from kafka.errors import KafkaError
+import redis.asyncio
 
-from nexusq_sdk.protocol.words import DEFAULT_QUEUE
-from nexusq_server.problems import KafkaUnavailable, QueueFull, RedisFull, Refusal
+from nexusq_server.accepted import Accepted
+from nexusq_server.outlet import Entry, Outlet
+from nexusq_server.problems import KafkaUnavailable, QueueFull, RedisFull
 from nexusq_server.settings import Settings
 from nexusq_server.states import NewTask
-from nexusq_server.store import Store, connect, is_full
-from nexusq_server.topics import connect_producer, encode_record, ensure_topics, topic
+from nexusq_server.store import is_full
+from nexusq_server.topics import encode_record, topic
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ MAX_WAITING_TASKS = 100_000
 #: States that are kept for a Redis that is away; beyond it they are left to the workers' claims.
 MAX_UNWRITTEN = 200_000
 RETRY_SECONDS = 1.0
+#: How often it is looked which requests have waited for too long.
+LOOK_SECONDS = 0.25
 #: How long after Redis has refused for want of memory nothing more is accepted: away, it is needed by no one to accept;
 #: full, it would only get fuller.
 FULL_SECONDS = 3.0
@@ -51,31 +53,40 @@ class Close:
     ttl_seconds: float | None
 
 
-@dataclass
 class Job:
-    """One request's tasks."""
+    """One request's tasks. Made in the event loop."""
 
-    tasks: list[NewTask]
-    close: Close | None = None
-    answer: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    __slots__ = ("answer", "close", "since", "tasks")
+
+    def __init__(self, tasks: list[NewTask], close: Close | None = None) -> None:
+        self.tasks = tasks
+        self.close = close
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.since = time.monotonic()
 
 
-class Submitter(threading.Thread):
-    """The thread."""
+class Submitter:
+    """The rounds, from `start` to `stop`."""
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(name="submitter", daemon=True)
+    def __init__(self, settings: Settings, client: redis.asyncio.Redis) -> None:
         self._settings = settings
-        self._loop = loop
         self._timeout = settings.submit_timeout.total_seconds()
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._waiting = 0  # tasks; the event loop alone counts
-        self._producer: KafkaProducer | None = None
-        self._topics: set[str] = set()
-        self._store = Store(connect(settings), settings)
+        self._outlet = Outlet(settings)
+        self._accepted = Accepted(client, settings)
+        self._jobs: deque[Job] = deque()
+        self._sending: list[Job] = []  # the round that Kafka has not acknowledged
+        self._finishing: list[Job] = []  # the round before it, whose states are being written
+        self._waiting = 0  # tasks, of all three
+        self._work, self._late = asyncio.Event(), asyncio.Event()
+        self._stopping = False
         self._unwritten: deque[Job] = deque()
         self._unwritten_tasks = 0
-        self._full_until = 0.0  # written by the thread, read by the event loop
+        self._full_until = 0.0
+        self._running: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin."""
+        self._running = [asyncio.create_task(run()) for run in (self._serve, self._give_up, self._catch_up)]
 
     async def submit(self, job: Job) -> None:
         """Return once Kafka has the job's tasks and, if Redis answers, their state is written.
@@ -93,131 +104,140 @@ class Submitter(threading.Thread):
         if self._waiting + len(job.tasks) > MAX_WAITING_TASKS:
             raise QueueFull(f"{self._waiting} tasks wait for Kafka already; come again with the same ids")
         self._waiting += len(job.tasks)
-        self._jobs.put(job)
+        self._jobs.append(job)
+        self._work.set()
         try:
-            # The thread may itself be waiting for Kafka: a request waits no longer than it was promised.
-            await asyncio.wait_for(job.answer, self._timeout + 1)
-        except TimeoutError:
-            raise self._away("no answer in time") from None
+            await job.answer
         finally:
             self._waiting -= len(job.tasks)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Finish what waits and end."""
-        self._jobs.put(None)
-        self.join(self._timeout)
-        if self._producer is not None:
-            self._producer.close(timeout=1)
+        self._stopping = True
+        self._work.set()
+        serving, *others = self._running
+        await asyncio.wait([serving], timeout=self._timeout)
+        for task in (serving, *others):
+            task.cancel()
+        with contextlib.suppress(redis.RedisError):
+            await self._write_late()
+        await self._outlet.close()
+        await self._accepted.close()
 
-    def run(self) -> None:
-        """Serve until `stop`."""
-        last = False
-        while not last:
-            jobs, last = self._take()
-            if jobs:
-                self._round(jobs)
-            if self._unwritten:
-                self._write_late()
+    async def _serve(self) -> None:
+        """Make rounds of what waits: the next one goes to Kafka while the states of the last are written."""
+        finishing: asyncio.Task[None] | None = None
+        while True:
+            if not self._jobs:
+                if self._stopping:
+                    break
+                self._work.clear()
+                await self._work.wait()
+                continue
+            self._sending = self._take()
+            try:
+                failures = await self._put(self._sending)
+            except Exception as error:
+                log.exception("a round of %d requests failed", len(self._sending))
+                failures = dict.fromkeys(range(len(self._sending)), error)
+            if finishing is not None:
+                await finishing
+            self._finishing, self._sending = self._sending, []
+            finishing = asyncio.create_task(self._finish(self._finishing, failures))
+        if finishing is not None:
+            await finishing
 
-    def _take(self) -> tuple[list[Job], bool]:
-        """Give all jobs that wait, up to a round's size, and whether the end has come."""
+    async def _give_up(self) -> None:
+        """Tell requests that have waited for longer than was promised, as for a round that itself waits for Kafka."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            oldest = time.monotonic() - self._timeout - 1
+            for job in (*self._finishing, *self._sending, *self._jobs):
+                if job.since > oldest:
+                    break
+                _resolve(job, self._away("no answer in time"))
+
+    async def _catch_up(self) -> None:
+        """Write the states that Redis could not take at first."""
+        while True:
+            await self._late.wait()
+            await asyncio.sleep(RETRY_SECONDS)
+            try:
+                await self._write_late()
+                self._late.clear()
+            except redis.RedisError as error:
+                log.info("%d states still wait for Redis: %s", self._unwritten_tasks, error)
+
+    def _take(self) -> list[Job]:
+        """Give all jobs that wait, up to a round's size."""
         jobs: list[Job] = []
         tasks = 0
-        try:
-            job = self._jobs.get(timeout=RETRY_SECONDS if self._unwritten else None)
-            while job is not None:
+        while self._jobs and tasks < ROUND_TASKS:
+            job = self._jobs.popleft()
+            if not job.answer.done():  # those that gave up come again
                 jobs.append(job)
                 tasks += len(job.tasks)
-                if tasks >= ROUND_TASKS:
-                    return jobs, False
-                job = self._jobs.get_nowait()
-        except Empty:
-            return jobs, False
-        return jobs, True
+        return jobs
 
-    def _round(self, jobs: list[Job]) -> None:
-        jobs = [job for job in jobs if not job.answer.done()]  # those that gave up come again
-        failures = self._produce(jobs)
-        accepted = [job for job, failure in zip(jobs, failures, strict=True) if failure is None]
+    async def _finish(self, jobs: list[Job], failures: dict[int, Exception]) -> None:
+        """Write the states of a round and answer its requests."""
+        accepted = [job for number, job in enumerate(jobs) if number not in failures]
         try:
-            self._write(accepted)
+            await self._write(accepted)
         except redis.RedisError as error:
-            why = "is full (maxmemory)" if is_full(error) else "is away or refuses"
-            log.warning("tasks are accepted, but Redis %s; their state is written later: %s", why, error)
-            if is_full(error):
-                self._full_until = time.monotonic() + FULL_SECONDS
-            for job in accepted:
-                self._unwritten.append(job)
-                self._unwritten_tasks += len(job.tasks)
-            while self._unwritten_tasks > MAX_UNWRITTEN:
-                self._unwritten_tasks -= len(self._unwritten.popleft().tasks)
-        self._loop.call_soon_threadsafe(_resolve, jobs, failures)
+            self._keep(accepted, error)
+        except Exception:
+            log.exception("the states of %d requests were not written: their claims do it", len(accepted))
+        for number, job in enumerate(jobs):
+            _resolve(job, failures.get(number))
 
-    def _produce(self, jobs: list[Job]) -> list[Refusal | None]:
-        """Put every task of the jobs into Kafka; give for each job why not, or None."""
-        try:
-            producer = self._connect({job.tasks[0].queue for job in jobs if job.tasks})
-        except KafkaError as error:
-            return [self._away(error) for _ in jobs]
-        sent: list[list[Any] | Refusal] = []
-        for job in jobs:
-            try:
-                sent.append(
-                    [
-                        producer.send(
-                            topic(task.queue, task.priority),
-                            encode_record(
-                                task.task_id, task.task_type, task.payload, task.options, batch_size=task.batch_size
-                            ),
-                        )
-                        for task in job.tasks
-                    ]
+    async def _put(self, jobs: list[Job]) -> dict[int, Exception]:
+        """Put every task of the jobs into Kafka; give, by the job's number, why not."""
+        records: dict[str, list[Entry]] = {}
+        for number, job in enumerate(jobs):
+            for task in job.tasks:
+                value = encode_record(
+                    task.task_id, task.task_type, task.payload, task.options, batch_size=task.batch_size
                 )
-            except KafkaError as error:
-                sent.append(self._away(error))
-        failures: list[Refusal | None] = []
-        for futures in sent:
-            if isinstance(futures, Refusal):
-                failures.append(futures)
-                continue
-            try:
-                for future in futures:
-                    future.get(timeout=self._timeout)
-                failures.append(None)
-            except KafkaError as error:
-                failures.append(self._away(error))
-        if any(failures):
-            # A producer that has lost a batch may be unable to number the next one: a new one starts clean.
-            self._producer = None
-            producer.close(timeout=0)
-        return failures
+                records.setdefault(topic(task.queue, task.priority), []).append((value, number))
+        queues = {job.tasks[0].queue for job in jobs if job.tasks}
+        try:
+            failed = await self._outlet.put(queues, records)
+        except (aiokafka.errors.KafkaError, kafka.errors.KafkaError, TimeoutError) as error:
+            return dict.fromkeys(range(len(jobs)), self._away(error))
+        return {number: self._away(error) for number, error in failed.items()}
 
-    def _connect(self, queues: set[str]) -> KafkaProducer:
-        if self._producer is None:
-            self._topics.clear()
-            self._producer = connect_producer(self._settings)
-        missing = (queues | {DEFAULT_QUEUE}) - self._topics
-        if missing:
-            ensure_topics(self._settings, missing)
-            self._topics |= missing
-        return self._producer
-
-    def _write(self, jobs: list[Job]) -> None:
+    async def _write(self, jobs: list[Job]) -> None:
         tasks = [task for job in jobs for task in job.tasks]
         if tasks:
-            self._store.submit(tasks)
+            await self._accepted.submit(tasks)
         for job in jobs:
             close = job.close
             if close is not None:
-                self._store.close_batch(close.batch_id, close.size, close.task_type, close.queue, close.ttl_seconds)
+                await self._accepted.close_batch(
+                    close.batch_id, close.size, close.task_type, close.queue, close.ttl_seconds
+                )
 
-    def _write_late(self) -> None:
-        try:
-            while self._unwritten:
-                self._write([self._unwritten[0]])
-                self._unwritten_tasks -= len(self._unwritten.popleft().tasks)
-        except redis.RedisError as error:
-            log.info("%d states still wait for Redis: %s", self._unwritten_tasks, error)
+    def _keep(self, accepted: list[Job], error: redis.RedisError) -> None:
+        """Keep states for later."""
+        why = "is full (maxmemory)" if is_full(error) else "is away or refuses"
+        log.warning("tasks are accepted, but Redis %s; their state is written later: %s", why, error)
+        if is_full(error):
+            self._full_until = time.monotonic() + FULL_SECONDS
+        for job in accepted:
+            self._unwritten.append(job)
+            self._unwritten_tasks += len(job.tasks)
+        while self._unwritten_tasks > MAX_UNWRITTEN:
+            self._unwritten_tasks -= len(self._unwritten.popleft().tasks)
+        self._late.set()
+
+    async def _write_late(self) -> None:
+        while self._unwritten:
+            job = self._unwritten[0]
+            await self._write([job])
+            if self._unwritten and self._unwritten[0] is job:  # not dropped meanwhile for want of room
+                self._unwritten.popleft()
+                self._unwritten_tasks -= len(job.tasks)
 
     def _away(self, error: object) -> KafkaUnavailable:
         return KafkaUnavailable(
@@ -226,11 +246,10 @@ class Submitter(threading.Thread):
         )
 
 
-def _resolve(jobs: list[Job], failures: list[Refusal | None]) -> None:
-    for job, failure in zip(jobs, failures, strict=True):
-        if job.answer.done():
-            continue
-        if failure is None:
-            job.answer.set_result(None)
-        else:
-            job.answer.set_exception(failure)
+def _resolve(job: Job, failure: Exception | None) -> None:
+    if job.answer.done():
+        return
+    if failure is None:
+        job.answer.set_result(None)
+    else:
+        job.answer.set_exception(failure)

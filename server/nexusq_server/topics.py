@@ -41,6 +41,7 @@ class RecordError(ValueError):
     """A record that is no NexusQ task; the message says why."""
 
 
+@functools.lru_cache(1000)
 def topic(queue: str, priority: str = Priority.NORMAL) -> str:
     """Name the topic of a queue's tasks of one priority."""
     lane = "task-queue" if queue == DEFAULT_QUEUE else f"task-queue.{queue}"

@@ -369,3 +369,30 @@ def test_what_has_expired_is_gone_and_what_never_was_is_not_found(
     assert (404, "task-not-found") == status(f"/tasks/{ids.new_id()}-0")
     assert (404, "batch-not-found") == status(f"/batches/{ids.new_id()}")
     assert (404, "batch-not-found") == status(f"/batches/{ids.new_id()}/tasks")
+
+
+def test_who_asks_for_a_task_with_wait_seconds_is_answered_once_it_has_ended(http: httpx.Client) -> None:
+    # given a task that is still to come when it is asked for
+    task_id = post(http, "/tasks", taskType="ECHO", payload=1, options={"delaySeconds": 1})["taskId"]
+
+    # when it is asked for once, with time to wait
+    seen = get(http, f"/tasks/{task_id}", waitSeconds=20)
+
+    # then it has ended, and the answer has come with its end, not after all of the time
+    assert "COMPLETED" == seen["status"]
+    assert datetime.now(UTC) - datetime.fromisoformat(seen["finishedAt"]) < timedelta(seconds=10)
+
+
+def test_who_waits_for_a_task_that_does_not_end_is_told_how_it_stands(http: httpx.Client, queue: str) -> None:
+    task_id = post(http, "/tasks", taskType="ECHO", payload=1, options={"queue": queue})["taskId"]
+
+    assert "QUEUED" == get(http, f"/tasks/{task_id}", waitSeconds=0.2)["status"]
+    assert 404 == http.get(f"/tasks/{ids.new_id()}", params={"waitSeconds": 5}).status_code
+
+
+@pytest.mark.parametrize("seconds", ["-1", "31", "nan", "soon"])
+def test_wait_seconds_are_a_number_up_to_thirty(http: httpx.Client, seconds: str) -> None:
+    answer = http.get(f"/tasks/{ids.new_id()}", params={"waitSeconds": seconds})
+
+    assert 422 == answer.status_code
+    assert f"expected waitSeconds to be a number from 0 to 30, got {seconds!r}" == answer.json()["detail"]

@@ -6,7 +6,8 @@ import collections
 
 import httpx
 import pytest
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 
 import nexusq_sdk
 from nexusq_server.topics import topic
@@ -45,3 +46,19 @@ def test_tasks_one_by_one_are_dealt_out_to_all_partitions_evenly(
         assert {2: PARTITIONS} == collections.Counter(ends(cluster, topic(queue)).values())
 
     eventually(are_there)
+
+
+def test_a_topic_that_takes_only_small_batches_gets_small_ones(
+    client: nexusq_sdk.Client, cluster: Addresses, queue: str
+) -> None:
+    # given a topic that takes no batch of 20 kB
+    admin = KafkaAdminClient(bootstrap_servers=[cluster.kafka])
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic(queue), configs={"max.message.bytes": "20000"})
+    admin.alter_configs([resource])
+    admin.close()
+
+    # when a batch is submitted of which each partition gets 50 kB
+    client.submit_batch("ECHO", ["x" * 1000] * 400, queue=queue)
+
+    # then it has all of it, sooner or later
+    assert sum(ends(cluster, topic(queue)).values()) >= 400

@@ -10,9 +10,10 @@ import redis
 
 from nexusq_sdk.protocol import ids
 from nexusq_server.clock import now_us
+from nexusq_server.settings import Settings
 from nexusq_server.states import DROPPED, LATER, LOST, SETTLED, SKIP, NewTask, Outcome, Unusual
 from nexusq_server.store import Store
-from tests.asking import claim
+from tests.asking import claim, close_batch
 from tests.conftest import eventually
 
 LEASE = timedelta(seconds=60)
@@ -182,7 +183,7 @@ def test_an_outcome_whose_claim_redis_has_lost_is_asked_to_claim_again(store: St
 
 
 def test_a_batch_is_finished_when_it_is_closed_and_all_its_tasks_have_ended(
-    store: Store, redis_client: redis.Redis, worker: str
+    settings: Settings, store: Store, redis_client: redis.Redis, worker: str
 ) -> None:
     # given a batch of two whose tasks end before it is closed
     batch = ids.new_id()
@@ -194,7 +195,7 @@ def test_a_batch_is_finished_when_it_is_closed_and_all_its_tasks_have_ended(
     assert "finishedUs" not in redis_client.hgetall(key)
 
     # when it is closed
-    store.close_batch(batch, 2, "ECHO", "default", None)
+    close_batch(settings, batch, 2)
 
     # then it is finished, its counters add up, and it will expire
     counts = redis_client.hgetall(key)

@@ -14,9 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from nexusq_sdk.protocol import ids
 from nexusq_server.clock import now_us
+from nexusq_server.settings import Settings
 from nexusq_server.states import LATER, SETTLED, SKIP, Unusual
 from nexusq_server.store import Store
-from tests.asking import claim, own_store
+from tests.asking import claim, close_batch, own_store
 from tests.cluster.test_store import LEASE, answers, new_task, outcome, state
 from tests.cluster.test_store_decisions import FAILURE, HOUR, as_due, counts, dies, due, scheduled
 
@@ -241,6 +242,7 @@ class Batches(RuleBasedStateMachine):
 
     store: Store
     client: redis.Redis
+    where: Settings
     size = 4
 
     def __init__(self) -> None:
@@ -309,7 +311,7 @@ class Batches(RuleBasedStateMachine):
 
     @rule()
     def close(self) -> None:
-        self.store.close_batch(self.batch, self.size, "ECHO", "default", None)
+        close_batch(self.where, self.batch, self.size)
 
     @invariant()
     def adds_up(self) -> None:
@@ -343,7 +345,13 @@ class Batches(RuleBasedStateMachine):
             self.store.end_lease(name)
 
 
-def test_counters_add_up_after_any_sequence_of_verbs(store: Store, redis_client: redis.Redis) -> None:
-    machine = type("OfThisStore", (Batches,), {"store": store, "client": redis_client})
+def test_counters_add_up_after_any_sequence_of_verbs(
+    store: Store, redis_client: redis.Redis, request: pytest.FixtureRequest
+) -> None:
+    machine = type(
+        "OfThisStore",
+        (Batches,),
+        {"store": store, "client": redis_client, "where": request.getfixturevalue("settings")},
+    )
 
     run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))

@@ -14,6 +14,9 @@ from nexusq_server.logs import is_news
     [
         ("kafka.net.manager", "Connection failed: KafkaConnectionError: 111 ECONNREFUSED", False),
         ("kafka.cluster", "No node available for metadata refresh - backoff/retry", False),
+        ("aiokafka", "Unable connect to node with id 1: [Errno 111] Connect call failed", False),
+        ("aiokafka.conn", 'Unable to request metadata from "127.0.0.1:9092": KafkaConnectionError', False),
+        ("aiokafka.conn", "SASL authentication failed: wrong password", True),
         ("kafka.net.connection", "Connection lost: SaslAuthenticationFailedError: wrong password", True),
         ("nexusq_server.intake", "Kafka could not be polled: KafkaConnectionError: 111 ECONNREFUSED", True),
     ],
