@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import secrets
 from datetime import timedelta
+from typing import cast
 
 import pytest
 import redis
+from kafka import TopicPartition
 
 from nexusq_sdk.protocol import ids
 from nexusq_server.clock import now_us
+from nexusq_server.durability import Durability
 from nexusq_server.settings import Settings
+from nexusq_server.settler import Settler
 from nexusq_server.states import DROPPED, LATER, LOST, SETTLED, SKIP, NewTask, Outcome, Unusual
 from nexusq_server.store import Store
 from tests.asking import claim, close_batch
@@ -215,3 +219,43 @@ def test_an_ended_task_expires_and_is_remembered_as_expired_for_longer(
 
     assert 95 < redis_client.ttl(f"nexusq:task:{task.task_id}") <= 100
     assert redis_client.ttl(f"nexusq:gone:{task.task_id}") > 1000
+
+
+class _Written:
+    """A settler as the durability thread sees it: something was written, again where it was told so."""
+
+    written = again = False
+
+    def mark(self) -> int:
+        return 1
+
+    def sure(self) -> bool:
+        return not self.written
+
+    def confirm(self, mark: int) -> None:
+        assert mark == 1
+
+    def write_again(self) -> None:
+        self.again = True
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["noted at the start", "never seen before"])
+def test_what_was_written_before_the_first_look_is_written_again_only_to_a_redis_that_was_not_known(
+    settings: Settings, knows: bool
+) -> None:
+    # given a worker that has noted at its start which process Redis is, or has not
+    settler = _Written()
+    settled: dict[TopicPartition, int] = {}
+    with redis.Redis.from_url(settings.redis) as client:
+        durability = Durability(client, lambda: settled, cast(Settler, settler))
+        if knows:
+            durability.begin()
+
+        # when it has settled tasks, and looks for the first time what is on disk
+        settled[TopicPartition("some", 0)] = 7
+        settler.written = True
+        durability.refresh()
+
+    # then it offers their offsets, or begins again with what it has decided
+    assert (knows, not knows) == (durability.durable == settled, settler.again)
+    assert settler.again == durability.restarted.is_set()
