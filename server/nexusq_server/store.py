@@ -37,10 +37,7 @@ RUNNING_TTL = timedelta(days=7)
 TYPES_TTL = timedelta(days=90)
 
 #: The scripts of the same names.
-VERBS = (
-    *("submit", "claim", "settle", "hand_back", "take_due", "promote", "cancel", "requeue", "note"),
-    "renew_lease",
-)
+VERBS = ["submit", "claim", "settle", "hand_back", "take_due", "promote", "cancel", "requeue", "note", "renew_lease"]
 
 _pack = msgspec.msgpack.Encoder().encode
 
