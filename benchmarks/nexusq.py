@@ -27,6 +27,7 @@ class Client:
         self._pourer: pouring.Pourer | None = None
         self._batches: dict[str, int] = {}
         self._batch: nexusq_sdk.Batch | None = None
+        self._frame = pd.DataFrame()
 
     def warm_up(self) -> None:
         """Make the connections."""
@@ -70,15 +71,21 @@ class Client:
         self._batch.wait()
         return time.perf_counter() - began
 
-    def frame(self) -> dict[str, float]:
+    def frame(self) -> None:
         """Read the last batch as a frame, by HTTP."""
         assert self._batch is not None
-        return self._sizes(self._batch.frame())
+        self._frame = self._batch.frame()
 
-    def frame_from_redis(self) -> dict[str, float]:
+    def frame_from_redis(self) -> None:
         """Read the last batch as a frame, straight from Redis."""
         assert self._batch is not None
-        return self._sizes(frames.from_redis(self._redis_url, batch=self._batch.id))
+        self._frame = frames.from_redis(self._redis_url, batch=self._batch.id)
+
+    def frame_sizes(self) -> dict[str, float]:
+        """Give how large the last frame is. A call of its own: pandas takes as long to count its bytes as we to make it."""
+        frame, self._frame = self._frame, pd.DataFrame()
+        done = int((frame["status"] == "COMPLETED").sum())
+        return {"rows": len(frame), "completed": done, "mib": float(frame.memory_usage(deep=True).sum()) / 2**20}
 
     def clear(self) -> None:
         """Forget what has ended, so that the next measurement finds Redis as this one did."""
@@ -114,10 +121,6 @@ class Client:
         """Give how much memory Redis uses for its data."""
         seen: Any = self._redis.info("memory")
         return int(seen["used_memory"])
-
-    def _sizes(self, frame: pd.DataFrame) -> dict[str, float]:
-        done = int((frame["status"] == "COMPLETED").sum())
-        return {"rows": len(frame), "completed": done, "mib": float(frame.memory_usage(deep=True).sum()) / 2**20}
 
 
 if __name__ == "__main__":

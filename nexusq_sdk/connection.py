@@ -60,7 +60,7 @@ T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8000"
 #: Seconds for which a call is tried again while the server is away or says that it is.
 RETRY_SECONDS = 30.0
-PAGE = 10_000
+PAGE = 5_000
 #: Bodies above this are packed on their way to another machine: at level 1 that costs 6 ms a MB here and 3 ms there,
 #: and leaves a quarter of mails. Queueing them takes 200 ms; a slow line gains a second. On this machine it gains none.
 GZIP_BYTES = 20_000

@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from nexusq_sdk.protocol.wire import TaskPage
 
-#: Pages that are on their way at once: one is being made ready, one waits.
-AHEAD = 2
+#: Pages that are on their way at once: two are being made ready, one waits.
+AHEAD = 3
 
 #: Gives the JSON of a page: from row `first` on, at most `count` rows.
 ReadPage = Callable[[int, int], bytes]

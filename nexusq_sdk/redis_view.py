@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-import msgspec
 import redis
 
 from nexusq_sdk.errors import (
@@ -22,15 +22,14 @@ from nexusq_sdk.errors import (
     check_batch_reference,
     check_task_id,
 )
-from nexusq_sdk.paging import batch_pages
 from nexusq_sdk.protocol import columns, ids, redis_layout
 from nexusq_sdk.protocol.blobs import read_key
 from nexusq_sdk.protocol.views import SAID_FIELDS, batch_view, first_expiry, sampled, task_said, task_view
 from nexusq_sdk.protocol.waits import ASK_REDIS, goes_on, pauses
 from nexusq_sdk.protocol.wire import BatchView, TaskPage, TaskView
 
-PAGE = 10_000
-_decode = msgspec.json.Decoder(TaskPage).decode
+#: Lots of rows that are on their way at once.
+AHEAD = 3
 
 
 class RedisView:
@@ -55,7 +54,6 @@ class RedisView:
         self._redis = redis.Redis.from_url(source) if isinstance(source, str) else source
         if self._redis.get_connection_kwargs().get("decode_responses"):
             raise ValueError("expected a Redis client that gives bytes, got one made with decode_responses=True")
-        self._read_columns = self._redis.register_script(columns.script())
 
     @property
     def taken_back(self) -> int:
@@ -123,24 +121,39 @@ class RedisView:
     def batch_tasks(self, batch_id: str, *, payload: bool = False, first: int = 0) -> Iterator[TaskPage]:
         """Give a batch's tasks by columns, page after page, from row `first` on."""
         names = columns.fields(payload=payload)
+        size = self.batch(batch_id).size
+        rows = columns.BatchRows(batch_id, first, size, names)
+        with _connected(), self._lent() as connection:
+            connection.send_command(*rows.opening)
+            rows.opened(connection.read_response())
+            asked: deque[tuple[int, list[str | int]]] = deque()
+            at = first
+            while True:
+                # While one lot is made use of, Redis makes the next one ready: without a thread, which would wait for
+                # the interpreter's lock each time.
+                while len(asked) < AHEAD and (lot := rows.ask()):
+                    connection.send_command(*lot[1], check_health=False)
+                    asked.append(lot)
+                if not asked:
+                    return
+                count, _ = asked.popleft()
+                read = rows.answer(count, connection.read_response(disable_decoding=True))
+                task_ids = [ids.task_id(batch_id, index) for index in range(at, at + count)]
+                yield TaskPage(columns={"taskId": task_ids, **dict(zip(names, read.lists(), strict=True))})
+                at += count
 
-        def read(start: int, count: int) -> bytes:
-            return self._page([ids.task_id(batch_id, index) for index in range(start, start + count)], names)
-
-        yield from batch_pages(read, _decode, first, self.batch(batch_id).size, PAGE)
-
-    def _page(self, task_ids: list[str], names: tuple[str, ...]) -> bytes:
-        """Give the JSON of a page, as the API does; of less tasks than were named where they are very large."""
-        parts: list[columns.Read] = []
-        looked, left = 0, columns.PAGE_BYTES
-        while looked < len(task_ids) and left > 0:
-            args = columns.arguments(task_ids[looked : looked + columns.SLICE], names, left)
-            with _connected():
-                part = columns.answer(cast(list[Any], self._read_columns(keys=[], args=args)))
-            parts.append(part)
-            looked += part.looked
-            left -= part.bytes
-        return columns.page(task_ids[:looked], names, parts, None)
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[Any]:
+        """Give a connection of its own for a while."""
+        pool = self._redis.connection_pool
+        connection = pool.get_connection()
+        try:
+            yield connection
+        except BaseException:
+            connection.disconnect()  # answers may be on their way that nobody waits for
+            raise
+        finally:
+            pool.release(connection)
 
     def _hash(self, key: str) -> dict[bytes, bytes]:
         with _connected():

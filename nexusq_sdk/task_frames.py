@@ -6,6 +6,7 @@ Pure. pandas loads with this module; nothing of the SDK imports it before a fram
 from __future__ import annotations
 
 import importlib.util
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -16,8 +17,10 @@ from nexusq_sdk.protocol.wire import PAYLOAD_COLUMN
 from nexusq_sdk.protocol.words import Status
 
 STATUS = pd.CategoricalDtype([status.value for status in Status], ordered=True)
-_CODES = {status.value: code for code, status in enumerate(Status)}
+# A newer server's status that this SDK does not know is shown as missing.
+_CODES = defaultdict(lambda: -1, {status.value: code for code, status in enumerate(Status)})
 _MISSING = np.iinfo(np.int64).min  # what numpy takes for NaT
+_TOGETHER = 10_000  # texts that become a part of their column at once: pandas takes long for each part
 _ERROR = {"type": None, "message": None, "traceback": None}
 
 #: A page of tasks as the wire has it: columns of one length.
@@ -71,16 +74,24 @@ class _Text:
         self._none: pd.Series[Any] = pd.Series([None], dtype=dtype)
         self._dtype = dtype
         self._parts: list[pd.Series[Any]] = []
+        self._waiting: list[str | None] = []
 
     def add(self, values: Sequence[str | None]) -> None:
+        self._waiting += values
+        if len(self._waiting) >= _TOGETHER:
+            self._make()
+
+    def _make(self) -> None:
+        values, self._waiting = self._waiting, []
         if values.count(None) == len(values):  # as in most pages of errors and log lines
             self._parts.append(self._none.take(np.zeros(len(values), dtype=np.int64)))
         else:
             self._parts.append(pd.Series(values, dtype=self._dtype))
 
     def made(self) -> Any:
+        self._make()
         parts, self._parts = self._parts, []
-        return pd.concat(parts, ignore_index=True).array if parts else pd.Series([], dtype=self._dtype).array
+        return pd.concat(parts, ignore_index=True).array
 
 
 class _Objects:
@@ -130,8 +141,7 @@ class _Status:
         self._parts: list[Any] = [np.empty(0, dtype=np.int8)]
 
     def add(self, values: Sequence[str | None]) -> None:
-        # A newer server's status that this SDK does not know is shown as missing.
-        self._parts.append(np.fromiter((_CODES.get(value, -1) if value else -1 for value in values), np.int8))
+        self._parts.append(np.fromiter(map(_CODES.__getitem__, values), np.int8, len(values)))
 
     def made(self) -> Any:
         parts, self._parts = self._parts, []
@@ -160,10 +170,12 @@ def build(pages: Iterable[Columns], *, payload: bool = False, arrow: bool = Fals
     for page in pages:
         for name, column in wire.items():
             column.add(page[name])
-        said = [error or _ERROR for error in page["error"]]
+        failures, logs = page["error"], page["log"]
+        none = [None] * len(failures)  # as in most pages
+        said = none if failures == none else [error or _ERROR for error in failures]
         for name, column in errors.items():
-            column.add([error[name] for error in said])
-        log.add(["\n".join(lines) if lines else None for lines in page["log"]])
+            column.add(none if said is none else [error[name] for error in said])
+        log.add(none if logs == none else ["\n".join(lines) if lines else None for lines in logs])
     made = {name: wire.pop(name).made() for name in list(wire)}
     submitted, started, finished = (
         made.pop(name).view("M8[us]") for name in ("submittedUs", "startedUs", "finishedUs")

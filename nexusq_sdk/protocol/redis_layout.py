@@ -17,7 +17,7 @@ for while IN_PROGRESS)."""
 
 BATCH = "nexusq:batch:"
 """HASH of one batch: taskType, queue, size, closed, cancelled, submittedUs, startedUs, lastUs (of the latest outcome so
-far), finishedUs (once closed and all ended), ttl, name, and a count a status. Of what has ended: ``ranUs:<edge>``
+far), finishedUs (once closed and all ended), ttl, name, said (once one of its tasks has), and a count a status. Of what has ended: ``ranUs:<edge>``
 counts attempts that ran for at most so many µs (and longer than the edge below), ``error:<type>`` failed tasks by the
 type of their error, ``errorAt:<type>`` is one of them."""
 
@@ -71,6 +71,10 @@ SCHEDULE_LAST = "nexusq:schedule-last"
 BLOB = "nexusq:blob:"
 """STRING: signed bytes under their SHA-256, a function or a large argument. It expires (NEXUSQ_BLOB_TTL) after its last
 use."""
+
+ROWS = "nexusq:rows"
+"""LIST of the numbers 0 to 999 as text, then 000 to 999: with what stands before the last three digits of a row's number
+it names the rows of a batch, for ``SORT_RO … GET``. Made by whoever finds it missing."""
 
 DURABLE = "nexusq:durable"
 """STRING that workers write to learn what is on Redis's disk (`WAITAOF` waits for a write of one's own)."""

@@ -194,12 +194,23 @@ class Queries:
         size = (await self.batch(batch_id)).size
         if cursor:
             [first] = read_cursor(cursor, int)
-        task_ids = [ids.task_id(batch_id, index) for index in range(first, min(size, first + limit))]
         names = columns.fields(payload=payload)
-        parts = await self.read(task_ids, names)
-        looked = sum(part.looked for part in parts)
-        end = first + looked
-        return columns.page(task_ids[:looked], names, parts, cursor_of(end) if end < size else None)
+        parts = await self._rows_of_batch(batch_id, first, min(size, first + limit), names)
+        end = first + sum(part.looked for part in parts)
+        task_ids = [ids.task_id(batch_id, index) for index in range(first, end)]
+        return columns.page(task_ids, names, parts, cursor_of(end) if end < size else None)
+
+    async def _rows_of_batch(self, batch_id: str, first: int, end: int, names: Sequence[str]) -> list[Read]:
+        """Read rows of a batch: the first of them where they are large."""
+        rows = columns.BatchRows(batch_id, first, end, names)
+        rows.opened(await self._redis.execute_command(*rows.opening))
+        parts: list[Read] = []
+        left = columns.PAGE_BYTES
+        while left > 0 and (asked := rows.ask()):
+            count, command = asked
+            parts.append(rows.answer(count, await self._redis.execute_command(*command)))
+            left -= parts[-1].bytes
+        return parts
 
     async def lookup(self, task_ids: Sequence[str], results: bool) -> bytes:
         """Give these tasks, in their order, as the JSON of a `wire.TaskPage`; null where one is not known.

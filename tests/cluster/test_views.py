@@ -11,10 +11,9 @@ import pytest
 import redis
 
 import nexusq_sdk
-from nexusq_sdk import redis_view
 from nexusq_sdk.connection import Connection
 from nexusq_sdk.handles import Reads
-from nexusq_sdk.protocol import ids
+from nexusq_sdk.protocol import columns, ids, redis_layout
 from nexusq_sdk.protocol.wire import TaskPage
 from tests.conftest import Addresses, WorkerProcess, eventually
 
@@ -40,11 +39,11 @@ def mixed(cluster: Addresses) -> nexusq_sdk.Batch:
 
 
 def whole(pages: Iterator[TaskPage]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {}
+    read: dict[str, list[Any]] = {}
     for page in pages:
         for name, values in page.columns.items():
-            columns.setdefault(name, []).extend(values)
-    return columns
+            read.setdefault(name, []).extend(values)
+    return read
 
 
 def test_a_task_reads_the_same_whether_it_completed_or_failed(
@@ -73,9 +72,9 @@ def test_a_waiting_task_of_its_own_queue_reads_the_same(
     counted = connection.batch(batch.id)
     assert (3, queue, 0.0) == (counted.counts["QUEUED"], counted.queue, counted.rate_per_second)
     assert counted == view.batch(batch.id)
-    columns = whole(connection.batch_tasks(batch.id, payload=True))
-    assert [1, None, "x"] == columns["payload"]
-    assert columns == whole(view.batch_tasks(batch.id, payload=True))
+    read = whole(connection.batch_tasks(batch.id, payload=True))
+    assert [1, None, "x"] == read["payload"]
+    assert read == whole(view.batch_tasks(batch.id, payload=True))
 
 
 def test_a_batchs_counters_read_the_same(
@@ -97,7 +96,7 @@ def test_frames_of_one_batch_are_equal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # given that both give several pages
-    monkeypatch.setattr(redis_view, "PAGE", 20)
+    monkeypatch.setattr(columns, "LOT", 7)
     monkeypatch.setattr("nexusq_sdk.connection.PAGE", 15)
     assert [15, 15, 15, 5] == [len(page.columns["taskId"]) for page in connection.batch_tasks(mixed.id)]
 
@@ -165,6 +164,22 @@ def test_what_running_tasks_say_reads_the_same(
     # and nothing is said any more once it has ended
     batch.cancel().wait(timeout=30)
     assert [] == connection.batch(batch.id).said == view.batch(batch.id).said
+
+
+def test_rows_come_in_their_order_wherever_a_page_begins(
+    connection: Connection, view: nexusq_sdk.RedisView, client: nexusq_sdk.Client, cluster: Addresses
+) -> None:
+    # given a batch of more than a thousand rows, and a Redis that has not the list that rows are named by
+    batch = client.submit_batch("ECHO", range(2105)).wait(timeout=60)
+    with redis.Redis.from_url(cluster.redis_url) as client_of_redis:
+        for reads in (connection, view):
+            for first in (0, 9, 99, 990, 1000, 1999, 2104):
+                client_of_redis.delete(redis_layout.ROWS)
+                read = whole(reads.batch_tasks(batch.id, first=first))
+                assert list(range(first, 2105)) == read["result"]
+                assert [f"{batch.id}-{row}" for row in range(first, 2105)] == read["taskId"]
+                assert {"COMPLETED"} == set(read["status"])
+        assert 2000 == client_of_redis.llen(redis_layout.ROWS)
 
 
 def test_rows_that_are_very_large_come_in_smaller_pages(

@@ -11,7 +11,9 @@ for _, note in ipairs(cmsgpack.unpack(ARGV[2])) do
     if note[5] ~= '[]' then redis.call('HSET', key, 'log', note[5]) end
     -- Which of a batch's tasks spoke last: whoever shows the batch looks at those alone.
     if #note[1] > 36 then
-      local said = 'nexusq:said:' .. string.sub(note[1], 1, 36)
+      local batch, said = 'nexusq:batch:' .. string.sub(note[1], 1, 36), 'nexusq:said:' .. string.sub(note[1], 1, 36)
+      -- Whoever reads the batch's rows asks for what they say only if one has.
+      if redis.call('EXISTS', batch) == 1 then redis.call('HSETNX', batch, 'said', '1') end
       redis.call('ZADD', said, now, note[1])
       redis.call('ZREMRANGEBYRANK', said, 0, -21)
       redis.call('EXPIRE', said, 86400)
