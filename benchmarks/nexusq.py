@@ -82,7 +82,7 @@ class Client:
         self._frame = frames.from_redis(self._redis_url, batch=self._batch.id)
 
     def frame_sizes(self) -> dict[str, float]:
-        """Give how large the last frame is. A call of its own: pandas takes as long to count its bytes as we to make it."""
+        """Give how large the last frame is: a call of its own, since pandas counts its bytes as long as we read."""
         frame, self._frame = self._frame, pd.DataFrame()
         done = int((frame["status"] == "COMPLETED").sum())
         return {"rows": len(frame), "completed": done, "mib": float(frame.memory_usage(deep=True).sum()) / 2**20}

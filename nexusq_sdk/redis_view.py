@@ -25,7 +25,7 @@ from nexusq_sdk.errors import (
 from nexusq_sdk.protocol import columns, ids, redis_layout
 from nexusq_sdk.protocol.blobs import read_key
 from nexusq_sdk.protocol.views import SAID_FIELDS, batch_view, first_expiry, sampled, task_said, task_view
-from nexusq_sdk.protocol.waits import ASK_REDIS, goes_on, pauses
+from nexusq_sdk.protocol.waits import ASK_REDIS, pauses, read_task, read_task_script
 from nexusq_sdk.protocol.wire import BatchView, TaskPage, TaskView
 
 #: Lots of rows that are on their way at once.
@@ -54,6 +54,7 @@ class RedisView:
         self._redis = redis.Redis.from_url(source) if isinstance(source, str) else source
         if self._redis.get_connection_kwargs().get("decode_responses"):
             raise ValueError("expected a Redis client that gives bytes, got one made with decode_responses=True")
+        self._read_task: Any = self._redis.register_script(read_task_script())
 
     @property
     def taken_back(self) -> int:
@@ -68,14 +69,15 @@ class RedisView:
         UnknownTask, ResultExpired
         """
         check_task_id(task_id)
-        key = redis_layout.task_key(task_id)
         until = time.monotonic() + hold
         for pause in pauses(ASK_REDIS):
             left = until - time.monotonic()
-            if left <= 0 or not goes_on(self._ask(lambda pipeline: pipeline.hget(key, "status"))[0]):
+            with _connected():
+                answer = self._read_task(keys=[redis_layout.task_key(task_id)], args=[int(left > 0)])
+            if answer is not None:
                 break
-            time.sleep(min(pause, left))
-        state, expires = self._ask(lambda pipeline: (pipeline.hgetall(key), pipeline.pexpiretime(key)))
+            time.sleep(min(pause, max(0.0, left)))
+        state, expires = read_task(answer)
         if not state:
             raise self._absent(task_id, ids.split_task_id(task_id))
         return task_view(task_id, state, expires)
@@ -121,17 +123,30 @@ class RedisView:
     def batch_tasks(self, batch_id: str, *, payload: bool = False, first: int = 0) -> Iterator[TaskPage]:
         """Give a batch's tasks by columns, page after page, from row `first` on."""
         names = columns.fields(payload=payload)
-        size = self.batch(batch_id).size
-        rows = columns.BatchRows(batch_id, first, size, names)
+        at, broken, size = first, -1, self.batch(batch_id).size
+        while at < size:
+            try:
+                for page in self._lots(batch_id, at, size, names):
+                    at += len(page.columns["taskId"])
+                    yield page
+            except ConnectionFailed:
+                if at == broken:
+                    raise
+                broken = at  # once more from here on
+
+    def _lots(self, batch_id: str, at: int, size: int, names: tuple[str, ...]) -> Iterator[TaskPage]:
+        """Give rows from `at` on. While one lot is made use of, Redis makes the next ones ready.
+
+        Without a thread, which would wait for the interpreter's lock each time.
+        """
+        rows = columns.BatchRows(batch_id, at, size, names)
+        asked: deque[tuple[int, list[str | int]]] = deque()
         with _connected(), self._lent() as connection:
             connection.send_command(*rows.opening)
-            rows.opened(connection.read_response())
-            asked: deque[tuple[int, list[str | int]]] = deque()
-            at = first
+            rows.opened(connection.read_response(disable_decoding=True))
             while True:
-                # While one lot is made use of, Redis makes the next one ready: without a thread, which would wait for
-                # the interpreter's lock each time.
                 while len(asked) < AHEAD and (lot := rows.ask()):
+                    # A look at the connection's health is a PING: its answer would be taken for a lot.
                     connection.send_command(*lot[1], check_health=False)
                     asked.append(lot)
                 if not asked:
@@ -146,7 +161,7 @@ class RedisView:
     def _lent(self) -> Iterator[Any]:
         """Give a connection of its own for a while."""
         pool = self._redis.connection_pool
-        connection = pool.get_connection()
+        connection: Any = pool.get_connection()
         try:
             yield connection
         except BaseException:

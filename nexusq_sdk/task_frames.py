@@ -18,7 +18,7 @@ from nexusq_sdk.protocol.words import Status
 
 STATUS = pd.CategoricalDtype([status.value for status in Status], ordered=True)
 # A newer server's status that this SDK does not know is shown as missing.
-_CODES = defaultdict(lambda: -1, {status.value: code for code, status in enumerate(Status)})
+_CODES: dict[str | None, int] = defaultdict(lambda: -1, {status.value: code for code, status in enumerate(Status)})
 _MISSING = np.iinfo(np.int64).min  # what numpy takes for NaT
 _TOGETHER = 10_000  # texts that become a part of their column at once: pandas takes long for each part
 _ERROR = {"type": None, "message": None, "traceback": None}
@@ -171,10 +171,9 @@ def build(pages: Iterable[Columns], *, payload: bool = False, arrow: bool = Fals
         for name, column in wire.items():
             column.add(page[name])
         failures, logs = page["error"], page["log"]
-        none = [None] * len(failures)  # as in most pages
-        said = none if failures == none else [error or _ERROR for error in failures]
+        none: list[Any] = [None] * len(failures)  # as in most pages
         for name, column in errors.items():
-            column.add(none if said is none else [error[name] for error in said])
+            column.add(none if failures == none else [(error or _ERROR)[name] for error in failures])
         log.add(none if logs == none else ["\n".join(lines) if lines else None for lines in logs])
     made = {name: wire.pop(name).made() for name in list(wire)}
     submitted, started, finished = (

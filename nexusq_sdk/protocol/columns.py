@@ -1,8 +1,8 @@
 """How many tasks are read from Redis at once, by columns: one way for the API and for `RedisView`.
 
-Results, errors, payloads and log lines are JSON in Redis already, numbers look the same: they are joined to columns, and
-no one decodes them before the reader does. Rows of a batch, whose keys follow from each other, are read by ``SORT_RO``,
-which gives fields of many hashes in one answer (redis.io/docs/latest/commands/sort); any other tasks by
+Results, errors, payloads and log lines are JSON in Redis already, numbers look the same: they are joined to columns,
+and no one decodes them before the reader does. Rows of a batch, whose keys follow from each other, are read by
+``SORT_RO``, which gives fields of many hashes in one answer (redis.io/docs/latest/commands/sort); any other tasks by
 ``read_columns.lua``, which costs Redis twice as much: each value is made a string of Lua's first.
 """
 

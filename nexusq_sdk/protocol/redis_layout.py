@@ -17,9 +17,9 @@ for while IN_PROGRESS)."""
 
 BATCH = "nexusq:batch:"
 """HASH of one batch: taskType, queue, size, closed, cancelled, submittedUs, startedUs, lastUs (of the latest outcome so
-far), finishedUs (once closed and all ended), ttl, name, said (once one of its tasks has), and a count a status. Of what has ended: ``ranUs:<edge>``
-counts attempts that ran for at most so many µs (and longer than the edge below), ``error:<type>`` failed tasks by the
-type of their error, ``errorAt:<type>`` is one of them."""
+far), finishedUs (once closed and all ended), ttl, name, said (once one of its tasks has), and a count a status. Of what
+has ended: ``ranUs:<edge>`` counts attempts that ran for at most so many µs (and longer than the edge below),
+``error:<type>`` failed tasks by the type of their error, ``errorAt:<type>`` is one of them."""
 
 SAID = "nexusq:said:"
 """ZSET of one batch: the twenty of its tasks whose handlers said something last (`current_task().progress`, `.log`)
@@ -73,8 +73,8 @@ BLOB = "nexusq:blob:"
 use."""
 
 ROWS = "nexusq:rows"
-"""LIST of the numbers 0 to 999 as text, then 000 to 999: with what stands before the last three digits of a row's number
-it names the rows of a batch, for ``SORT_RO … GET``. Made by whoever finds it missing."""
+"""LIST of the numbers 0 to 999 as text, then 000 to 999: with what stands before the last three digits of a row's
+number it names the rows of a batch, for ``SORT_RO … GET``. Made by whoever reads first."""
 
 DURABLE = "nexusq:durable"
 """STRING that workers write to learn what is on Redis's disk (`WAITAOF` waits for a write of one's own)."""

@@ -23,7 +23,7 @@ from msgspec import Raw
 from nexusq_sdk.protocol import columns, ids, redis_layout
 from nexusq_sdk.protocol.columns import Read, Wanted
 from nexusq_sdk.protocol.views import SAID_FIELDS, batch_view, first_expiry, moment, sampled, task_said, task_view
-from nexusq_sdk.protocol.waits import ASK_REDIS, goes_on, pauses
+from nexusq_sdk.protocol.waits import ASK_REDIS, pauses, read_task, read_task_script
 from nexusq_sdk.protocol.wire import BatchView, TaskSaid, TaskView, WorkerView
 from nexusq_sdk.protocol.words import Status
 from nexusq_server.clock import now_us
@@ -69,6 +69,7 @@ class Queries:
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._redis = client
         self._read_columns = client.register_script(columns.script())
+        self._read_task: Any = client.register_script(read_task_script())
 
     async def read(self, task_ids: Sequence[str], names: Sequence[str]) -> list[Read]:
         """Give the fields of tasks, in their order; of less tasks than were named where that is very much."""
@@ -104,23 +105,20 @@ class Queries:
         """
         if not ids.is_task_id(task_id):
             raise TaskNotFound(f"expected a task id, <uuid> or <uuid>-<index> in lower case, got {task_id!r}")
-        key = redis_layout.task_key(task_id)
         until = time.monotonic() + hold
         for pause in pauses(ASK_REDIS):
             left = until - time.monotonic()
-            if left <= 0 or not goes_on(cast(bytes | None, await self._redis.hget(key, "status"))):
+            answer = await self._read_task(keys=[redis_layout.task_key(task_id)], args=[int(left > 0)])
+            if answer is not None:
                 break
-            await asyncio.sleep(min(pause, left))
-        while True:
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.hgetall(key)
-            pipeline.pexpiretime(key)
-            state, expires = await executed(pipeline)
-            if state:
-                return task_view(task_id, state, expires)
-            absent = await self._absent(task_id)
-            if absent is not None:
-                raise absent
+            await asyncio.sleep(min(pause, max(0.0, left)))
+        state, expires = read_task(answer)
+        if state:
+            return task_view(task_id, state, expires)
+        absent = await self._absent(task_id)
+        if absent is not None:
+            raise absent
+        return await self.task(task_id)
 
     async def known(
         self, task_ids: Sequence[str], task_type: str, payloads: Sequence[Raw], *, rows: bool, first: int = 0
@@ -202,13 +200,14 @@ class Queries:
 
     async def _rows_of_batch(self, batch_id: str, first: int, end: int, names: Sequence[str]) -> list[Read]:
         """Read rows of a batch: the first of them where they are large."""
+        ask: Any = self._redis.execute_command  # which redis-py has not typed
         rows = columns.BatchRows(batch_id, first, end, names)
-        rows.opened(await self._redis.execute_command(*rows.opening))
+        rows.opened(await ask(*rows.opening))
         parts: list[Read] = []
         left = columns.PAGE_BYTES
         while left > 0 and (asked := rows.ask()):
             count, command = asked
-            parts.append(rows.answer(count, await self._redis.execute_command(*command)))
+            parts.append(rows.answer(count, await ask(*command)))
             left -= parts[-1].bytes
         return parts
 

@@ -182,6 +182,27 @@ def test_rows_come_in_their_order_wherever_a_page_begins(
         assert 2000 == client_of_redis.llen(redis_layout.ROWS)
 
 
+def test_a_frame_straight_from_redis_goes_on_where_its_connection_broke(
+    client: nexusq_sdk.Client, cluster: Addresses
+) -> None:
+    batch = client.submit_batch("ECHO", range(1500)).wait(timeout=60)
+    with (
+        redis.Redis.from_url(cluster.redis_url, client_name="frame-reader") as reader,
+        redis.Redis.from_url(cluster.redis_url) as other,
+    ):
+
+        def killed() -> int:
+            found = [seen["id"] for seen in other.client_list() if seen["name"] == "frame-reader"]
+            return sum(int(other.client_kill_filter(_id=name)) for name in found)
+
+        read: list[int] = []
+        for number, page in enumerate(nexusq_sdk.RedisView(reader).batch_tasks(batch.id)):
+            assert number or killed()
+            read += page.columns["result"]
+
+        assert list(range(1500)) == read
+
+
 def test_rows_that_are_very_large_come_in_smaller_pages(
     connection: Connection, view: nexusq_sdk.RedisView, client: nexusq_sdk.Client
 ) -> None:
