@@ -175,14 +175,11 @@ class RedisView:
             return cast(dict[bytes, bytes], self._redis.hgetall(key))
 
     def _ask(self, commands: Callable[[Any], object]) -> list[Any]:
-        """Give the answers to several commands; of PEXPIRETIME, which Redis has since 7.0, what it says or why not."""
+        """Give the answers to several commands."""
         pipeline = self._redis.pipeline(transaction=False)
         commands(pipeline)
         with _connected():
-            answers: list[Any] = pipeline.execute(raise_on_error=False)
-            for answer in answers:
-                if isinstance(answer, Exception) and not isinstance(answer, redis.ResponseError):
-                    raise answer
+            answers: list[Any] = pipeline.execute()
         return answers
 
     def _absent(self, task_id: str, split: tuple[str, int] | None) -> UnknownTask | ResultExpired:

@@ -30,7 +30,7 @@ def moment(value: bytes | None) -> datetime | None:
 
 
 def expiry(answer: object) -> datetime | None:
-    """Read what PEXPIRETIME answers: milliseconds since 1970; None where nothing expires (or Redis is before 7.0)."""
+    """Read what PEXPIRETIME answers: milliseconds since 1970; None where nothing expires."""
     return datetime.fromtimestamp(answer / 1000, UTC) if isinstance(answer, int) and answer > 0 else None
 
 

@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import cast
 
 import msgspec
+import redis
 import redis.asyncio
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +23,6 @@ from nexusq_sdk.protocol.wire_reports import NameBatch, NamedBatch
 from nexusq_server.answers import Answer, Endpoint
 from nexusq_server.bodies import Query, content_type, decode, read_body
 from nexusq_server.problems import BatchNotFound, InvalidRequest, NameTaken, UnsupportedBody
-from nexusq_server.queries import executed
 from nexusq_server.store import DISK_MS
 
 BODY_LIMIT = 10_000
@@ -75,7 +75,10 @@ class Names:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.set(DURABLE, "", ex=60)
         pipeline.waitaof(1, 0, DISK_MS)
-        await executed(pipeline)
+        for answer in await pipeline.execute(raise_on_error=False):
+            # Without an append-only file Redis refuses WAITAOF: there is nothing to wait for.
+            if isinstance(answer, Exception) and not isinstance(answer, redis.ResponseError):
+                raise answer
         has_id, has_digest = cast(list[bytes], found)
         return has_id.decode(), has_digest.decode()
 

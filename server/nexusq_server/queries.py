@@ -54,15 +54,6 @@ class Filters:
     since_us: int | None = None
 
 
-async def executed(pipeline: Any) -> list[Any]:
-    """Give a pipeline's answers; of PEXPIRETIME, which Redis has since 7.0, what it says or why not."""
-    answers: list[Any] = await pipeline.execute(raise_on_error=False)
-    for answer in answers:
-        if isinstance(answer, Exception) and not isinstance(answer, redis.ResponseError):
-            raise answer
-    return answers
-
-
 class Queries:
     """The reads. Every method raises `redis.RedisError` when Redis is away."""
 
@@ -185,7 +176,7 @@ class Queries:
         pipeline = self._redis.pipeline(transaction=False)
         for task_id in sampled(batch_id, int(state.get(b"size", 0))):
             pipeline.pexpiretime(redis_layout.task_key(task_id))
-        return first_expiry(await executed(pipeline))
+        return first_expiry(await pipeline.execute())
 
     async def batch_page(self, batch_id: str, cursor: str | None, limit: int, payload: bool, first: int = 0) -> bytes:
         """Give a page of a batch's tasks by rows, from row `first` or the cursor on, as the JSON of a `TaskPage`."""
@@ -283,7 +274,7 @@ class Queries:
             pipeline.exists(redis_layout.GONE + task_id)
         else:
             pipeline.hget(redis_layout.batch_key(split[0]), "size")
-        here, left = await executed(pipeline)
+        here, left = await pipeline.execute()
         if here:
             return None
         was = left if split is None else left is not None and split[1] < int(left)
