@@ -128,7 +128,8 @@ class ChaosCluster:
         self._children = self._stack.enter_context(Children(self.folder / "logs", remove=None, hold=None))
         redis_port, kafka_port, controller_port, *api_ports = free_ports(5)
         self.redis_url = f"redis://127.0.0.1:{redis_port}/0"
-        self.kafka, self._kafka_port = f"127.0.0.1:{kafka_port}", kafka_port
+        self.kafka = f"127.0.0.1:{kafka_port}"
+        self._ports = {"kafka": kafka_port, "redis": redis_port}
         self.urls = {name: f"http://127.0.0.1:{port}" for name, port in zip(API_NAMES, api_ports, strict=True)}
         common = {
             **{name: value for name, value in os.environ.items() if not name.startswith("NEXUSQ_")},
@@ -177,11 +178,11 @@ class ChaosCluster:
                     self.ended_alone.append(f"{part.label}: {part.child.failure()}")
                 part.start()
 
-    def wait_for_kafka(self) -> float:
-        """Wait until Kafka listens (again); give how many seconds that took. It is not hit while it starts."""
+    def wait_until_listening(self, name: str) -> float:
+        """Wait until Kafka or Redis listens (again); give how many seconds that took. It is not hit while it starts."""
         began = time.monotonic()
         while time.monotonic() - began < READY_SECONDS:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._kafka_port), 1):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._ports[name]), 1):
                 break
             time.sleep(0.1)
         return time.monotonic() - began

@@ -99,8 +99,8 @@ class Faults:
         began = time.monotonic()
         for step in steps:
             self._wait(began + step.at)
-            if step.kind == KILL_KAFKA and not step.ends:
-                began += self._cluster.wait_for_kafka()  # what follows comes as much later
+            if step.part in {"kafka", "redis"} and not step.ends:
+                began += self._cluster.wait_until_listening(step.part)  # what follows comes as much later
             if step.ends:
                 self._make_up(step)
             else:
