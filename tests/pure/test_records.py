@@ -23,14 +23,24 @@ headers = st.lists(st.tuples(st.text(max_size=9), blobs), max_size=3)
 rows = st.lists(st.tuples(st.integers(0, 2**42), blobs, blobs, headers, st.integers(1, 300)), min_size=1, max_size=20)
 
 
-def built(records: list[Row], how: int) -> bytes:
-    """Write a batch by Kafka's client."""
+def built(records: list[Row], how: int, appended_at: int | None = None) -> bytes:
+    """Write a batch by Kafka's client; with `appended_at` as a topic keeps it that has the broker's time."""
     builder = DefaultRecordBatchBuilder(2, how, 0, -1, -1, -1, 2**30)
     offset = -1
     for timestamp, key, value, told, step in records:
         offset += step
         builder.append(offset, timestamp, key, value, told)
-    return bytes(builder.build())
+    batch = bytearray(builder.build())
+    if appended_at is not None:
+        batch[22] |= DefaultRecordBatch.TIMESTAMP_TYPE_MASK
+        batch[35:43] = appended_at.to_bytes(8, "big")  # the latest timestamp
+        checksum(batch)
+    return bytes(batch)
+
+
+def checksum(batch: bytearray) -> None:
+    """Write what the batch's checksum is now."""
+    batch[17:21] = calc_crc32c(memoryview(batch)[DefaultRecordBatch.ATTRIBUTES_OFFSET :]).to_bytes(4, "big")
 
 
 def fetched(*batches: bytes, since: int = 0) -> RawRecords:
@@ -42,10 +52,10 @@ def as_kafka_reads(batch: bytes) -> list[Raw]:
     return [(record.offset, record.timestamp, record.value) for record in DefaultRecordBatch(batch)]
 
 
-@given(rows, st.sampled_from([0, GZIP]))
-def test_records_are_those_that_kafkas_client_reads(records: list[Row], how: int) -> None:
+@given(rows, st.sampled_from([0, GZIP]), st.none() | st.integers(0, 2**42))
+def test_records_are_those_that_kafkas_client_reads(records: list[Row], how: int, appended_at: int | None) -> None:
     # given a batch with keys, headers, values that are null and offsets that are missing
-    batch = built(records, how)
+    batch = built(records, how, appended_at)
 
     # then it is read as Kafka's own client reads it
     assert as_kafka_reads(batch) == list(read_records(DefaultRecordBatch(batch)))
@@ -77,7 +87,7 @@ def test_records_that_break_off_are_refused(records: list[Row], cut: int) -> Non
 
 @given(rows, st.binary(min_size=1, max_size=9))
 def test_bytes_after_the_last_record_are_refused(records: list[Row], more: bytes) -> None:
-    with pytest.raises(CorruptRecordError, match="bytes of records"):
+    with pytest.raises(CorruptRecordError, match="after all records"):
         list(read_records(DefaultRecordBatch(built(records, 0) + more)))
 
 
@@ -85,7 +95,7 @@ def test_reading_goes_on_where_it_stopped_and_behind_what_was_compacted_away() -
     # given two batches, of which the first has lost its last record (offset 9) to compaction
     first = bytearray(built([(1, None, b"a", [], 1), (1, None, b"b", [], 1)], 0))
     first[23:27] = (9).to_bytes(4, "big")  # the last offset's distance is kept when its record goes
-    first[17:21] = calc_crc32c(memoryview(first)[DefaultRecordBatch.ATTRIBUTES_OFFSET :]).to_bytes(4, "big")
+    checksum(first)
     assert 9 == DefaultRecordBatch(first).last_offset
     second = bytearray(built([(2, None, b"d", [], 1)], 0))
     second[0:8] = (10).to_bytes(8, "big")
