@@ -11,9 +11,9 @@ TASK = "nexusq:task:"
 """HASH of one task, readable by ``HGETALL``: status, taskType, payload, result, error, attempt, worker, queue and
 priority (unless usual), options (JSON, as on its record), ttl (seconds the state is kept once ended), submittedUs,
 startedUs, finishedUs, dueUs (while SCHEDULED), progress, progressText and log (JSON: what its handler says of it),
-history (JSON, the attempts that failed before), deliveries (claims without an end), record (the attempt that its newest
-Kafka record is for), spent (attempts that count no more since it was taken back from the dead letters), cancel (asked
-for while IN_PROGRESS)."""
+history (JSON, the attempts that failed before), deliveries (claims without an end, once there was more than one),
+record (the attempt that its newest Kafka record is for), spent (attempts that count no more since it was taken back
+from the dead letters), cancel (asked for while IN_PROGRESS)."""
 
 BATCH = "nexusq:batch:"
 """HASH of one batch: taskType, queue, size, closed, cancelled, submittedUs, startedUs, lastUs (of the latest outcome so

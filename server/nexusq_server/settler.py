@@ -117,12 +117,12 @@ class Settler(threading.Thread):
         self._burials.start()
         ends = 0  # the first is `finish`'s, the second says that the burials are over
         while ends < 2:
-            if self._in_hand:
+            if self._in_hand and self._queue.qsize() < ROUND:
                 time.sleep(GATHER_SECONDS)
             waiting, ended = _take(self._queue)
-            entries = [entry if isinstance(entry, _Entry) else self._decide(*entry) for entry in waiting]
             ready = []
-            for entry in entries:
+            for found in waiting:
+                entry = found if isinstance(found, _Entry) else self._decide(*found)
                 if entry.outcome.status == Status.FAILED and not entry.buried:
                     self._failed.put(entry)
                 else:
@@ -159,6 +159,7 @@ class Settler(threading.Thread):
             ended.value.decode(),
             str(ended.started_us),
             str(ended.finished_us),
+            ended.finished_us - ended.started_us,
             parked=claimed.id in self._parked,
         )
         if ended.status != Status.FAILED:
@@ -195,10 +196,12 @@ class Settler(threading.Thread):
         if not entries:
             return []
         answers = self._store.settle(self._worker, [entry.outcome for entry in entries])
-        settled, not_mine, lost = (
-            [entry for entry, answer in zip(entries, answers, strict=True) if answer == wanted]
-            for wanted in (SETTLED, DROPPED, LOST)
-        )
+        settled, not_mine, lost = entries, [], []
+        if answers.count(SETTLED) < len(entries):
+            settled, not_mine, lost = (
+                [entry for entry, answer in zip(entries, answers, strict=True) if answer == wanted]
+                for wanted in (SETTLED, DROPPED, LOST)
+            )
         if settled:
             self._unsure.append(settled)
             self.count += len(settled)

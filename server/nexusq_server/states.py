@@ -86,7 +86,7 @@ class Unusual(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an attempt ended, as the row that ``settle.lua`` reads: times are microseconds, as text.
+    """How an attempt ended, as the row that ``settle.lua`` reads: times are microseconds, as text, and what it ran.
 
     `value` is JSON: the result of a COMPLETED task, else the `TaskError`. SCHEDULED: it failed, and there is another
     attempt at `due_us`. `history` is JSON of what failed, or empty.
@@ -98,6 +98,7 @@ class Outcome(NamedTuple):
     value: str
     started_us: str
     finished_us: str
+    ran_us: int
     due_us: str = ""
     history: str = ""
     parked: bool = False

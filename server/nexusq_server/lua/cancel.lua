@@ -6,19 +6,20 @@
 local answers = {}
 for i, id in ipairs(cmsgpack.unpack(ARGV[4])) do
   local key = 'nexusq:task:' .. id
-  local state = redis.call('HMGET', key, 'status', 'worker', 'ttl')
+  local state = call('HMGET', key, 'status', 'worker', 'ttl')
   local status = state[1]
   if status == 'QUEUED' or status == 'SCHEDULED' then
-    redis.call('HSET', key, 'status', 'CANCELLED', 'finishedUs', ARGV[1])
-    redis.call('ZREM', KEYS[1], id)
-    expire_task(id, tonumber(state[3]) or tonumber(ARGV[2]), tonumber(ARGV[3]))
-    local seen = move(id, status, 'CANCELLED')
+    call('HSET', key, 'status', 'CANCELLED', 'finishedUs', ARGV[1])
+    call('ZREM', KEYS[1], id)
+    expire_task(key, id, tonumber(state[3]) or tonumber(ARGV[2]), tonumber(ARGV[3]))
+    local seen = seen_of(id)
+    move(seen, status, 'CANCELLED')
     if seen then seen.last = ARGV[1] end
     status = 'CANCELLED'
   elseif status == 'IN_PROGRESS' then
-    redis.call('HSET', key, 'cancel', '1')
-    redis.call('SADD', 'nexusq:worker:' .. state[2] .. ':cancel', id)
-    redis.call('EXPIRE', 'nexusq:worker:' .. state[2] .. ':cancel', 86400)
+    call('HSET', key, 'cancel', '1')
+    call('SADD', 'nexusq:worker:' .. state[2] .. ':cancel', id)
+    call('EXPIRE', 'nexusq:worker:' .. state[2] .. ':cancel', 86400)
   end
   answers[i] = status or ''
 end

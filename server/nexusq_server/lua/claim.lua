@@ -18,74 +18,78 @@ local tasks = ARGV[10] ~= '' and cmsgpack.unpack(ARGV[10])
 
 -- Leases may have run out while Redis was down: for the time of a lease after its start, workers are taken to live.
 local function just_started()
-  return tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')) < tonumber(ARGV[8])
+  return tonumber(string.match(call('INFO', 'server'), 'uptime_in_seconds:(%d+)')) < tonumber(ARGV[8])
 end
 
 local function lives(worker)
   if alive[worker] == nil then
-    alive[worker] = redis.call('EXISTS', 'nexusq:worker:' .. worker) == 1 or just_started()
+    alive[worker] = call('EXISTS', 'nexusq:worker:' .. worker) == 1 or just_started()
   end
   return alive[worker]
 end
 
+local none = {}
 local records = cmsgpack.unpack(ARGV[7])
 for i = 1, #records / 3 do
   local id, number, size = records[3 * i - 2], records[3 * i - 1], records[3 * i]
   local key = 'nexusq:task:' .. id
-  local batch = batch_of(id)
-  local state = redis.call('HMGET', key, 'status', 'worker', 'attempt', 'deliveries', 'record', 'spent', 'dueUs', 'cancel')
-  local status, attempt, answer = state[1], tonumber(state[3] or 0), nil
+  local seen = seen_of(id)
+  local state = call('HMGET', key, 'status', 'attempt', 'record', 'dueUs')
+  local status, attempt, answer = state[1], state[2] and tonumber(state[2]) or 0, nil
+  -- The rest is not there before a task was claimed once, or taken back.
+  local past = state[2] and call('HMGET', key, 'worker', 'deliveries', 'spent', 'cancel') or none
   local task = not status and tasks and tasks[i] or nil
   -- The state's word goes: of a task that was promoted, or taken back before its time, the record still names that time.
-  local due = tonumber(status and (state[7] or '') or task and task[9])
+  local due = status and state[4] or task and task[9]
   if task then
     answer = number
-    write_task(key, task)
-    if number > 1 then redis.call('HSET', key, 'record', number) end
-    if not batch then redis.call('ZADD', KEYS[1], task[6], id) end
+    write_task(key, task, 'QUEUED')
+    if number > 1 then call('HSET', key, 'record', number) end
+    if not seen then call('ZADD', KEYS[1], task[6], id) end
   elseif not status then
     answer = -2
-  elseif status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELLED' or number < tonumber(state[5] or 1) then
+  elseif status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELLED' or (state[3] and number < tonumber(state[3])) then
     -- A retry has a record of its own, which the due set keeps until Kafka has it.
     answer = 0
   elseif status == 'IN_PROGRESS' then
     -- A worker asks only for what it does not hold: its own name here is left over from a lost answer of Redis.
-    if lives(state[2]) then
+    if lives(past[1]) then
       answer = -1
     else
       answer = attempt
       -- An attempt is charged only where the handler had started when its worker died.
-      if redis.call('SISMEMBER', 'nexusq:worker:' .. state[2] .. ':running', id) == 1 then answer = answer + 1 end
+      if call('SISMEMBER', 'nexusq:worker:' .. past[1] .. ':running', id) == 1 then answer = answer + 1 end
     end
   else
-    answer = math.max(attempt + 1, number)
+    answer = attempt < number and number or attempt + 1
   end
   if answer > 0 then
     local to = 'IN_PROGRESS'
-    if state[8] or (batch and is_cancelled(batch)) then
+    if past[4] or (seen and is_cancelled(seen)) then
       to, answer = 'CANCELLED', 0
-      redis.call('HSET', key, 'status', to, 'finishedUs', now)
-      expire_task(id, tonumber(redis.call('HGET', key, 'ttl') or '') or ttl_default, remembered)
-    elseif status ~= 'IN_PROGRESS' and due and due > now_number then
+      call('HSET', key, 'status', to, 'finishedUs', now)
+      expire_task(key, id, tonumber(call('HGET', key, 'ttl') or '') or ttl_default, remembered)
+    elseif due and status ~= 'IN_PROGRESS' and (tonumber(due) or 0) > now_number then
       to, answer = 'SCHEDULED', 0
-      redis.call('HSET', key, 'status', to)
-      redis.call('ZADD', KEYS[2], due, id)
+      call('HSET', key, 'status', to)
+      call('ZADD', KEYS[2], due, id)
     else
-      local deliveries, spent = tonumber(state[4] or 0) + 1, tonumber(state[6] or 0)
-      redis.call('HSET', key, 'status', to, 'worker', me, 'attempt', text(answer), 'deliveries', text(deliveries),
-        'startedUs', now)
+      -- The first claim is not counted where no other follows it.
+      local deliveries, spent = (tonumber(past[2]) or (status == to and 1 or 0)) + 1, tonumber(past[3]) or 0
+      call('HSET', key, 'status', to, 'worker', me, 'attempt', text(answer), 'startedUs', now)
+      if deliveries > 1 or past[2] then call('HSET', key, 'deliveries', deliveries) end
       local how = deliveries > give_up_after and 2 or deliveries > alone_after and 1 or 0
       if spent > 0 or how > 0 then
         for _, value in ipairs({ i, spent, how, deliveries }) do unusual[#unusual + 1] = value end
       end
     end
-    if status == 'SCHEDULED' and to ~= 'SCHEDULED' then redis.call('ZREM', KEYS[2], id) end
-    if batch then
-      local seen = move(id, status, to, task)
+    if status == 'SCHEDULED' and to ~= 'SCHEDULED' then call('ZREM', KEYS[2], id) end
+    if seen then
+      if task then add(seen, id, task, to) else move(seen, status, to) end
       if to == 'IN_PROGRESS' then seen.started = now elseif to == 'CANCELLED' then seen.last = now end
     end
   end
-  if size > 0 and answer ~= -2 then seen_batch(batch).close = size end
+  if size > 0 and answer ~= -2 then seen.close = size end
   answers[i] = answer
   if answer > 0 or answer == -2 then
     room = room - 1

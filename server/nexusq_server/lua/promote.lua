@@ -7,14 +7,14 @@ local promoted = 0
 for _, task in ipairs(cmsgpack.unpack(ARGV[3])) do
   local id = task[1]
   local key = 'nexusq:task:' .. id
-  local state = redis.call('HMGET', key, 'status', 'record')
+  local state = call('HMGET', key, 'status', 'record')
   if state[1] ~= 'SCHEDULED' then
-    redis.call('ZREM', KEYS[1], id)
+    call('ZREM', KEYS[1], id)
   elseif tonumber(state[2] or 1) == task[2] then
-    redis.call('HSET', key, 'status', 'QUEUED')
-    redis.call('HDEL', key, 'dueUs')
-    redis.call('ZREM', KEYS[1], id)
-    move(id, 'SCHEDULED', 'QUEUED')
+    call('HSET', key, 'status', 'QUEUED')
+    call('HDEL', key, 'dueUs')
+    call('ZREM', KEYS[1], id)
+    move(seen_of(id), 'SCHEDULED', 'QUEUED')
     promoted = promoted + 1
   end
 end

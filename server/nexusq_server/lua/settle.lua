@@ -2,54 +2,61 @@
 -- KEYS[1] nexusq:due   KEYS[2] nexusq:dead
 -- ARGV[1] worker id   ARGV[2] default ttl seconds   ARGV[3] seconds an expired id is remembered
 -- ARGV[4] seconds a dead letter is kept   ARGV[5] dead letters from before this time (µs, as text) are forgotten
--- ARGV[6] msgpack [task id, attempt, status, result or error JSON, startedUs as text, finishedUs as text, dueUs as text or "",
---   JSON of what failed or "", whether it was parked, ...]: nine an outcome, in one list, which costs less than one each.
+-- ARGV[6] msgpack [task id, attempt, status, result or error JSON, startedUs as text, finishedUs as text, µs between
+--   them, dueUs as text or "", JSON of what failed or "", whether it was parked, ...]: ten an outcome, in one list, which
+--   costs less than one each.
 --   SCHEDULED: the attempt failed and there is another one at dueUs
 -- returns an integer an outcome: 1 settled; 0 dropped, the task is another's or has ended;
 --   -1 Redis has lost the claim (it was restarted): claim the task again, then settle it again
 local me, ttl_default, remembered = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local answers, any_dead = {}, false
 local outcomes = cmsgpack.unpack(ARGV[6])
-for at = 0, #outcomes - 9, 9 do
+for at = 0, #outcomes - 10, 10 do
   local id, number, status, value = outcomes[at + 1], outcomes[at + 2], outcomes[at + 3], outcomes[at + 4]
-  local started, finished, failure = outcomes[at + 5], outcomes[at + 6], outcomes[at + 8]
+  local started, finished, failure = outcomes[at + 5], outcomes[at + 6], outcomes[at + 9]
   local answer
   local key = 'nexusq:task:' .. id
-  local state = redis.call('HMGET', key, 'status', 'worker', 'attempt', 'ttl', 'cancel', 'history')
-  if not state[1] or state[1] == 'QUEUED' or (state[1] == 'SCHEDULED' and tonumber(state[3] or 0) < number) then
+  local state = call('HMGET', key, 'status', 'worker', 'attempt', 'ttl')
+  local before = state[1]
+  if not before or before == 'QUEUED' or (before == 'SCHEDULED' and tonumber(state[3] or 0) < number) then
     answer = -1
-  elseif state[1] ~= 'IN_PROGRESS' or state[2] ~= me or tonumber(state[3]) ~= number then
+  elseif before ~= 'IN_PROGRESS' or state[2] ~= me or tonumber(state[3]) ~= number then
     answer = 0
   else
-    if state[5] and status == 'SCHEDULED' then status = 'CANCELLED' end
+    if status == 'SCHEDULED' and call('HGET', key, 'cancel') then status = 'CANCELLED' end
     local field = status == 'COMPLETED' and 'result' or 'error'
-    redis.call('HSET', key, 'status', status, field, value, 'startedUs', started, 'finishedUs', finished)
-    local seen = move(id, 'IN_PROGRESS', status)
-    if failure ~= '' and #(state[6] or '') < 50000 then
-      local history = state[6] and string.sub(state[6], 1, -2) .. ',' or '['
-      redis.call('HSET', key, 'history', history .. failure .. ']')
+    call('HSET', key, 'status', status, field, value, 'startedUs', started, 'finishedUs', finished)
+    local seen = seen_of(id)
+    move(seen, before, status)
+    if failure ~= '' then
+      local history = call('HGET', key, 'history') or ''
+      if #history < 50000 then
+        call('HSET', key, 'history', (history == '' and '[' or sub(history, 1, -2) .. ',') .. failure .. ']')
+      end
     end
     if status == 'SCHEDULED' then
-      redis.call('HSET', key, 'dueUs', outcomes[at + 7], 'record', number + 1, 'deliveries', 0)
-      redis.call('ZADD', KEYS[1], outcomes[at + 7], id)
+      call('HSET', key, 'dueUs', outcomes[at + 8], 'record', number + 1, 'deliveries', 0)
+      call('ZADD', KEYS[1], outcomes[at + 8], id)
     else
-      local ttl = tonumber(state[4]) or ttl_default
+      local ttl = state[4] and tonumber(state[4]) or ttl_default
       if status == 'FAILED' then
         any_dead = true
         ttl = math.max(ttl, tonumber(ARGV[4]))
-        redis.call('ZADD', KEYS[2], finished, id)
-        count_error(id, value, 1)
+        call('ZADD', KEYS[2], finished, id)
+        count_error(seen, id, value, 1)
       end
-      if status == 'COMPLETED' and number > 1 then redis.call('HDEL', key, 'error') end
-      expire_task(id, ttl, remembered)
-      if seen and status ~= 'CANCELLED' then count_time(seen, tonumber(finished) - tonumber(started)) end
-      if seen and (not seen.last or finished > seen.last) then seen.last = finished end
+      if status == 'COMPLETED' and number > 1 then call('HDEL', key, 'error') end
+      expire_task(key, id, ttl, remembered)
+      if seen then
+        if status ~= 'CANCELLED' then count_time(seen, outcomes[at + 7]) end
+        if not seen.last or finished > seen.last then seen.last = finished end
+      end
     end
-    if outcomes[at + 9] then redis.call('SREM', 'nexusq:worker:' .. me .. ':parked', id) end
+    if outcomes[at + 10] then call('SREM', 'nexusq:worker:' .. me .. ':parked', id) end
     answer = 1
   end
-  answers[#answers + 1] = answer
+  answers[at / 10 + 1] = answer
 end
 write_batches(ttl_default, remembered)
-if any_dead then redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. ARGV[5]) end
+if any_dead then call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. ARGV[5]) end
 return answers

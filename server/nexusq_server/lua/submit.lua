@@ -9,19 +9,18 @@ local written = 0
 for _, task in ipairs(cmsgpack.unpack(ARGV[1])) do
   local id = task[1]
   local key = 'nexusq:task:' .. id
-  local batch, index = batch_of(id)
-  if redis.call('EXISTS', key) == 0 and (batch or redis.call('EXISTS', 'nexusq:gone:' .. id) == 0) then
+  local seen = seen_of(id)
+  if call('EXISTS', key) == 0 and (seen or call('EXISTS', 'nexusq:gone:' .. id) == 0) then
     -- A delayed task is put into the due set by whoever polls its record: Kafka may be slower than Redis, never lossier.
     local status = (task[9] ~= '' and tonumber(task[9]) > tonumber(ARGV[3])) and 'SCHEDULED' or 'QUEUED'
     write_task(key, task, status)
     written = written + 1
-    if batch then move(id, nil, status, task) else redis.call('ZADD', KEYS[1], task[6], id) end
+    if seen then add(seen, id, task, status) else call('ZADD', KEYS[1], task[6], id) end
   end
-  if batch and task[10] ~= '' then
-    local seen = seen_batch(batch)
+  if seen and task[10] ~= '' then
     seen.close, seen.task = tonumber(task[10]), task
   end
 end
 write_batches(tonumber(ARGV[4]), tonumber(ARGV[5]))
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[2])
+call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[2])
 return written
