@@ -127,16 +127,20 @@ def own_store(folder: Path) -> Iterator[tuple[Store, redis.Redis]]:
             yield Store(raw, load_settings(lease="1ms")), client
 
 
-class _Recorded(NamedTuple):
+class Polled(NamedTuple):
+    """A record of a task, for one of its attempts."""
+
     task: NewTask
-    number: int
+    number: int = 1
 
     @property
     def task_id(self) -> str:
+        """The task's id."""
         return self.task.task_id
 
     @property
     def batch_size(self) -> int | None:
+        """The size of the batch that it closes."""
         return self.task.batch_size
 
 
@@ -144,7 +148,7 @@ def claim(
     store: Store, worker: str, tasks: list[tuple[NewTask, int]], room: int | None = None
 ) -> list[tuple[int, Unusual]]:
     """Claim tasks by records of them, each for an attempt; give the answers, each with how to run the task."""
-    answers, unusual = store.claim(worker, [_Recorded(*task) for task in tasks], room)
+    answers, unusual = store.claim(worker, [Polled(*task) for task in tasks], room)
     return [(answer, unusual.get(index, Unusual())) for index, answer in enumerate(answers)]
 
 

@@ -83,6 +83,8 @@ class Store:
         self._ttl = settings.result_ttl.total_seconds()
         self._gone = settings.gone_ttl.total_seconds()
         self._scripts: dict[str, Any] = {verb: register(client, verb) for verb in VERBS}
+        self._claims: Any = None  # a connection of its own, from the first `ask` on
+        self._asked: tuple[str, Sequence[Recorded], int] = ("", (), 0)
 
     def submit(self, tasks: Sequence[NewTask]) -> int:
         """Write the state of tasks that nobody has written yet; give how many those were."""
@@ -101,14 +103,7 @@ class Store:
         unusual: dict[int, Unusual] = {}
         for start in range(0, len(records), CHUNK):
             chunk = records[start : start + CHUNK]
-            found, rest = self._claim(worker, chunk, left)
-            # Mostly the state is there: only of others is all sent that it is made of.
-            unknown = [index for index, answer in enumerate(found) if answer == UNKNOWN]
-            if unknown:
-                made, more = self._claim(worker, [chunk[index] for index in unknown], len(unknown), whole=True)
-                for index, answer in zip(unknown, made, strict=True):
-                    found[index] = answer
-                rest |= {unknown[index]: entry for index, entry in more.items()}
+            found, rest = self._whole(worker, chunk, self._claim(worker, chunk, left))
             unusual |= {start + index: entry for index, entry in rest.items()}
             answers += found
             left -= sum(answer > 0 for answer in found)
@@ -116,9 +111,62 @@ class Store:
                 break
         return answers, unusual
 
+    def ask(self, worker: str, records: Sequence[Recorded], room: int) -> None:
+        """Begin a claim of up to `CHUNK` records; `told` gives the answers. One at a time, by one thread.
+
+        Whoever asks goes on while Redis decides. Never raises: `told` does.
+        """
+        self._asked = worker, records, room
+        try:
+            if self._claims is None:
+                self._claims = self._redis.connection_pool.get_connection()
+            keys, args = self._claim_call(worker, records, room)
+            self._claims.send_command("EVALSHA", self._scripts["claim"].sha, len(keys), *keys, *args)
+        except redis.RedisError:
+            self._hang_up()
+
+    def told(self) -> tuple[list[int], dict[int, Unusual]]:
+        """Wait for what `ask` asked for; as `claim`."""
+        worker, records, room = self._asked
+        try:
+            if self._claims is not None:
+                return self._whole(worker, records, _read_claim(self._claims.read_response()))
+        except (redis.ConnectionError, redis.exceptions.NoScriptError):
+            # Whether Redis has carried the claim out does not matter: asked again, it says the same.
+            self._hang_up()
+        except redis.TimeoutError:
+            self._hang_up()
+            raise
+        return self.claim(worker, records, room)
+
+    def _hang_up(self) -> None:
+        connection, self._claims = self._claims, None
+        if connection is not None:
+            connection.disconnect()
+            self._redis.connection_pool.release(connection)
+
+    def _whole(
+        self, worker: str, records: Sequence[Recorded], told: tuple[list[int], dict[int, Unusual]]
+    ) -> tuple[list[int], dict[int, Unusual]]:
+        """Claim those without a state: mostly it is there, so only of others is all sent that it is made of."""
+        answers, unusual = told
+        unknown = [index for index, answer in enumerate(answers) if answer == UNKNOWN]
+        if unknown:
+            made, more = self._claim(worker, [records[index] for index in unknown], len(unknown), whole=True)
+            for index, answer in zip(unknown, made, strict=True):
+                answers[index] = answer
+            unusual |= {unknown[index]: entry for index, entry in more.items()}
+        return answers, unusual
+
     def _claim(
         self, worker: str, records: Sequence[Recorded], room: int, *, whole: bool = False
     ) -> tuple[list[int], dict[int, Unusual]]:
+        keys, args = self._claim_call(worker, records, room, whole=whole)
+        return _read_claim(self._scripts["claim"](keys=keys, args=args))
+
+    def _claim_call(
+        self, worker: str, records: Sequence[Recorded], room: int, *, whole: bool = False
+    ) -> tuple[list[str], list[Any]]:
         limits = (self._settings.alone_after, self._settings.max_deliveries)
         rows: list[str | int] = []
         for record in records:
@@ -126,11 +174,7 @@ class Store:
         tasks = _pack([record.task.packed() for record in records]) if whole else b""
         lease = self._settings.lease.total_seconds()
         args = [worker, now_us(), self._ttl, self._gone, *limits, _pack(rows), lease, room, tasks]
-        answers, rest = cast(
-            tuple[list[int], list[int]],
-            self._scripts["claim"](keys=[redis_layout.RECENT, redis_layout.DUE], args=args),
-        )
-        return answers, {rest[at] - 1: Unusual(*rest[at + 1 : at + 4]) for at in range(0, len(rest), 4)}
+        return [redis_layout.RECENT, redis_layout.DUE], args
 
     def settle(self, worker: str, outcomes: Sequence[Outcome]) -> list[int]:
         """Write outcomes: for each `SETTLED`, `DROPPED` (not this worker's any more) or `LOST` (claim it again)."""
@@ -306,3 +350,9 @@ class Store:
         if offered:
             self._redis.hset(redis_layout.TYPES, mapping=cast(Any, offered))
             self._redis.expire(redis_layout.TYPES, TYPES_TTL)
+
+
+def _read_claim(reply: Any) -> tuple[list[int], dict[int, Unusual]]:
+    """Read what ``claim.lua`` gives."""
+    answers, rest = cast(tuple[list[int], list[int]], reply)
+    return answers, {rest[at] - 1: Unusual(*rest[at + 1 : at + 4]) for at in range(0, len(rest), 4)}

@@ -68,6 +68,7 @@ class Worker:
         self._started_us, self._began = now_us(), time.monotonic()
         self._tended = self._polled = 0.0
         self._pending = Pending(KINDS)
+        self._asked: tuple[str, list[Received], int] | None = None  # what a claim that is with Redis is about
         self._look = dict.fromkeys(KINDS, 0)  # how many records to look at, where that is more than can be started
         self._later: list[tuple[float, Received]] = []
         self._returned: deque[Received] = deque()  # filled by the settler, emptied by the loop: to be claimed again
@@ -136,6 +137,7 @@ class Worker:
         # still protects it.
         deadline = time.monotonic() + self._settings.grace.total_seconds()
         self.scheduler.end()
+        self._finish_claim()
         waiting = [claimed for executor in self.executors.values() for claimed in executor.take_back()]
         self._hand_back(waiting)
         while time.monotonic() < deadline and not all(executor.idle() for executor in self.executors.values()):
@@ -232,7 +234,9 @@ class Worker:
                 self._pending.add(self._kind(received.record.task_type), received, first=True)
         waiting = [kind for kind in KINDS if self._pending.waits(kind)]
         wait = 0.0
-        if not waiting:
+        if self._asked is not None:
+            pass  # a claim is with Redis: what has come is taken apart meanwhile
+        elif not waiting:
             wait = POLL_SECONDS
         elif not any(self.executors[kind].free() for kind in waiting):
             self.executors["thread"].wait_free(POLL_SECONDS)
@@ -250,29 +254,35 @@ class Worker:
         return "thread" if handler is None else handler.executor
 
     def _start_ready(self) -> None:
-        """Claim as many tasks as are about to start, and start those that are ours."""
-        claimed = True
-        while claimed and self.lease.held():
-            claimed = False
-            for kind in KINDS:
-                room = min(self.executors[kind].free(), CHUNK) if self._pending.waits(kind) else 0
-                batch = self._next(kind, max(room, self._look[kind])) if room else []
-                if batch and not self._claim(kind, batch, room):
-                    return
-                claimed = claimed or bool(batch)
+        """Claim as many tasks as are about to start, and start those that are ours.
 
-    def _claim(self, kind: str, batch: list[Received], room: int) -> bool:
-        """Claim and start up to `room` of `batch`; False if Redis can't be asked now."""
-        lease = self.slots.lease
+        While more records wait, the last claim is left with Redis: the loop takes records apart until it has decided.
+        """
+        self._finish_claim()
+        for kind in KINDS if self.lease.held() else ():
+            room = min(self.executors[kind].free(), CHUNK) if self._pending.waits(kind) else 0
+            if room:
+                self._finish_claim()
+                batch = self._next(kind, max(room, self._look[kind]))
+                if batch:
+                    self._asked = kind, batch, self.slots.lease
+                    self.store.ask(self.id, batch, room)
+        if not any(self._pending.waits(kind) for kind in KINDS):
+            self._finish_claim()
+
+    def _finish_claim(self) -> None:
+        """Start what Redis says is ours of what was asked for, if something was."""
+        if self._asked is None:
+            return
+        (kind, batch, lease), self._asked = self._asked, None
         try:
-            answers, unusual = self.store.claim(self.id, batch, room)
+            answers, unusual = self.store.told()
         except redis.RedisError as error:
-            # Whether Redis has carried the claim out does not matter: asked again, it says the same.
             why = "is full (maxmemory)" if is_full(error) else "is away or refuses"
             log.warning("Redis %s, nothing is claimed: %s", why, error)
             self._put_back(kind, batch)
             self.stopping.wait(RETRY_SECONDS)
-            return False
+            return
         self._put_back(kind, batch[len(answers) :])
         skipped, parked, started = [], [], 0
         for index, answer in enumerate(answers):
@@ -291,7 +301,6 @@ class Worker:
             self.parking.ended(parked)
         # Where most have ended already, as in a cancelled batch, many are looked at for the few that there is room for.
         self._look[kind] = min(4 * len(answers), CHUNK) if 2 * started < len(answers) else 0
-        return True
 
     def _put_back(self, kind: str, batch: list[Received]) -> None:
         for received in reversed(batch):
