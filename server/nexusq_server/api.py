@@ -11,13 +11,10 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
-import redis.asyncio
 import uvicorn
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 from redis import RedisError
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
@@ -48,6 +45,7 @@ from nexusq_server.problems import (
     UnsupportedBody,
 )
 from nexusq_server.queries import Filters, Queries, parse_since
+from nexusq_server.redis_async import connect_async
 from nexusq_server.reports import Reports
 from nexusq_server.scheduler import Scheduler
 from nexusq_server.schemas import Catalogue
@@ -68,10 +66,7 @@ class Api:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._limit = settings.max_body_mib * 2**20
-        # One more try: an idle connection may have been cut off, which shows only when it is used.
-        self._redis = redis.asyncio.Redis.from_url(
-            settings.redis, socket_timeout=10, socket_connect_timeout=2, retry=Retry(NoBackoff(), 1)
-        )
+        self._redis = connect_async(settings)
         self._catalogue = Catalogue(self._redis)
         self._queries = Queries(self._redis)
         self.operations = Operations(settings, self._queries)

@@ -39,7 +39,7 @@ for i = 1, #records / 3 do
   -- The rest is not there before a task was claimed once, or taken back.
   local past = state[2] and call('HMGET', key, 'worker', 'deliveries', 'spent', 'cancel') or none
   local task = not status and tasks and tasks[i] or nil
-  -- The state's word goes: of a task that was promoted, or taken back before its time, the record still names that time.
+  -- The state's word goes: of a task that was promoted, or taken back before its time, the record still names its time.
   local due = status and state[4] or task and task[9]
   if task then
     answer = number
@@ -48,7 +48,8 @@ for i = 1, #records / 3 do
     if not seen then call('ZADD', KEYS[1], task[6], id) end
   elseif not status then
     answer = -2
-  elseif status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELLED' or (state[3] and number < tonumber(state[3])) then
+  elseif status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELLED'
+    or (state[3] and number < tonumber(state[3])) then
     -- A retry has a record of its own, which the due set keeps until Kafka has it.
     answer = 0
   elseif status == 'IN_PROGRESS' then
