@@ -143,8 +143,9 @@ def test_a_worker_leaves_after_as_many_tasks_as_are_set_and_the_next_one_goes_on
 def test_a_worker_leaves_after_its_lifetime_and_lets_what_runs_end(
     http: httpx.Client, queue: str, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(queue, NEXUSQ_MAX_LIFETIME="2s")
-    task_id = submit(http, "SLEEP", {"seconds": 3}, queue=queue)
+    # Long enough for a slow machine to see it register; the task runs beyond it all the same.
+    worker = start_worker(queue, NEXUSQ_MAX_LIFETIME="8s")
+    task_id = submit(http, "SLEEP", {"seconds": 9}, queue=queue)
 
     eventually(lambda: leaves_cleanly(worker))
 
