@@ -26,13 +26,13 @@ def commit_early() -> None:
 
 def no_fence() -> None:
     """Write every outcome, whosever the task is now."""
-    fence = "state[1] ~= 'IN_PROGRESS' or state[2] ~= me or tonumber(state[3]) ~= number"
+    fence = "before ~= 'IN_PROGRESS' or state[2] ~= me or tonumber(state[3]) ~= number"
     _patch_settle(fence, "false")
 
 
 def forget_retry() -> None:
     """Call a task SCHEDULED, and put it nowhere."""
-    _patch_settle("redis.call('ZADD', KEYS[1], outcomes[at + 7], id)", "")
+    _patch_settle("call('ZADD', KEYS[1], outcomes[at + 8], id)", "")
 
 
 def _patch_settle(rule: str, instead: str) -> None:
