@@ -103,7 +103,7 @@ class Store:
         unusual: dict[int, Unusual] = {}
         for start in range(0, len(records), CHUNK):
             chunk = records[start : start + CHUNK]
-            found, rest = self._whole(worker, chunk, self._claim(worker, chunk, left))
+            found, rest = self._complete(worker, chunk, self._claim(worker, chunk, left))
             unusual |= {start + index: entry for index, entry in rest.items()}
             answers += found
             left -= sum(answer > 0 for answer in found)
@@ -130,7 +130,7 @@ class Store:
         worker, records, room = self._asked
         try:
             if self._claims is not None:
-                return self._whole(worker, records, _read_claim(self._claims.read_response()))
+                return self._complete(worker, records, _read_claim(self._claims.read_response()))
         except (redis.ConnectionError, redis.exceptions.NoScriptError):
             # Whether Redis has carried the claim out does not matter: asked again, it says the same.
             self._hang_up()
@@ -145,10 +145,10 @@ class Store:
             connection.disconnect()
             self._redis.connection_pool.release(connection)
 
-    def _whole(
+    def _complete(
         self, worker: str, records: Sequence[Recorded], told: tuple[list[int], dict[int, Unusual]]
     ) -> tuple[list[int], dict[int, Unusual]]:
-        """Claim those without a state: mostly it is there, so only of others is all sent that it is made of."""
+        """Claim what was found to have no state: mostly it is there, so only of others is all sent that it is made of."""
         answers, unusual = told
         unknown = [index for index, answer in enumerate(answers) if answer == UNKNOWN]
         if unknown:
