@@ -148,7 +148,7 @@ class Store:
     def _complete(
         self, worker: str, records: Sequence[Recorded], told: tuple[list[int], dict[int, Unusual]]
     ) -> tuple[list[int], dict[int, Unusual]]:
-        """Claim what was found to have no state: mostly it is there, so only of others is all sent that it is made of."""
+        """Claim what has no state: mostly it is there, so only of others is all sent that it is made of."""
         answers, unusual = told
         unknown = [index for index, answer in enumerate(answers) if answer == UNKNOWN]
         if unknown:
