@@ -79,6 +79,7 @@ class Intake:
             self._topics |= names
             consumer = patiently(functools.partial(KafkaConsumer, **_consumer_settings(settings, queue)))
             read_raw(consumer)
+            _keep_woken(consumer)
             # Once its metadata is known the first assignment is right; a consumer that subscribes before is given
             # nothing at first.
             for name in names:
@@ -261,6 +262,22 @@ def _finish_resume(consumer: KafkaConsumer) -> None:
     fetcher = consumer._fetcher  # nothing public shows it
     if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
         fetcher._next_partition_records = None
+
+
+def _keep_woken(consumer: KafkaConsumer) -> None:
+    """Mend a wake-up that kafka-python (3.0.12) would lose: a poll that waits in vain while its records are there.
+
+    A fetch that is answered after a poll has looked for records, and before the poll asks for more, was taken off the
+    list of those that wake it.
+    """
+    fetcher = consumer._fetcher  # nothing public shows it
+    forget_answered = fetcher._clean_done_fetch_futures
+
+    async def forget_used() -> None:
+        if not fetcher._completed_fetches:
+            await forget_answered()
+
+    fetcher._clean_done_fetch_futures = forget_used
 
 
 def _begin_session(consumer: KafkaConsumer) -> bool:
