@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import redis
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -37,6 +38,8 @@ HEARTBEAT_MS = 500
 #: has work in hand would never come to join, and all others would wait for it.
 JOIN_MS = 100
 MAX_POLL_RECORDS = 1000
+#: How long Kafka waits for records at the most where a fetch does not ask for all partitions.
+PART_WAIT_MS = 20
 #: How long polling waits for Kafka to say what is committed before it tries again.
 COMMITTED_MS = 2000
 
@@ -80,6 +83,7 @@ class Intake:
             consumer = patiently(functools.partial(KafkaConsumer, **_consumer_settings(settings, queue)))
             read_raw(consumer)
             _keep_woken(consumer)
+            _ask_again_soon(consumer)
             # Once its metadata is known the first assignment is right; a consumer that subscribes before is given
             # nothing at first.
             for name in names:
@@ -278,6 +282,25 @@ def _keep_woken(consumer: KafkaConsumer) -> None:
             await forget_answered()
 
     fetcher._clean_done_fetch_futures = forget_used
+
+
+def _ask_again_soon(consumer: KafkaConsumer) -> None:
+    """Let Kafka answer a fetch soon that leaves partitions out: until then no other fetch can ask for theirs.
+
+    Left out is what is paused, or has records that were not handed out yet. kafka-python (3.0.12) has one fetch at a
+    time for a broker, and Kafka may wait with it for `fetch_max_wait_ms`.
+    """
+    fetcher = consumer._fetcher  # nothing public shows it
+    create = fetcher._create_fetch_requests
+
+    def create_requests() -> Any:
+        requests = create()
+        if len(fetcher._fetchable_partitions()) < len(consumer.assignment()):
+            for request, _ in requests.values():
+                request.max_wait_ms = PART_WAIT_MS
+        return requests
+
+    fetcher._create_fetch_requests = create_requests
 
 
 def _begin_session(consumer: KafkaConsumer) -> bool:
