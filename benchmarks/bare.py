@@ -125,7 +125,8 @@ def work(kafka: str, redis_url: str, threads: int) -> None:
     )
     pool = ThreadPoolExecutor(threads) if threads else None
     while not stopping.is_set():
-        records = [_decode(raw.value) for part in consumer.poll(timeout_ms=100).values() for raw in part]
+        # Not shorter: kafka-python (3.0.12) may forget that it joins a group when a poll ends meanwhile.
+        records = [_decode(raw.value) for part in consumer.poll(timeout_ms=1000).values() for raw in part]
         if not records:
             continue
         mine: Any = claim(args=[_pack([record.id for record in records])])
