@@ -24,8 +24,8 @@ JAVA_OPTIONS = (
     *("-XX:TieredStopAtLevel=1", "-Xshare:auto"),
 )
 
-# An index is read from disk, all of it, with its first entry, and a partition has two: 10 MiB, Kafka's own choice, take
-# 20 ms each. 1 MiB is enough for 350 MiB of records; a segment that has more is closed and another one begun.
+# With the first entry of an index all of its file comes into memory, and a partition has two: 10 MiB, Kafka's own
+# choice, take 20 ms each. 3 MiB are what a segment of 1 GiB can need: 12 bytes for each 4 KiB of records.
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -46,7 +46,7 @@ transaction.state.log.num.partitions=2
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 log.cleaner.dedupe.buffer.size=4194304
-log.index.size.max.bytes=1048576
+log.index.size.max.bytes=3145728
 """
 
 _LOGGING = """\
