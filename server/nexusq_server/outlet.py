@@ -1,8 +1,9 @@
 """Puts records onto Kafka from the API's event loop, a batch for each partition. Called by `submit` alone.
 
-aiokafka and not kafka-python: that one's thread and the event loop would take the interpreter's lock from each other
-with every request, which costs more than all that a single `POST` is otherwise. Not idempotent as a producer: what
-Kafka got twice is a task that is there twice, and runs once.
+aiokafka's client and not kafka-python: that one's thread and the event loop would take the interpreter's lock from each
+other with every request, which costs more than all that a single `POST` is otherwise. Not aiokafka's producer, which
+gathers what is gathered already: half of what a round of single `POST`s costs here. Not idempotent: what Kafka got
+twice is a task that is there twice, and runs once.
 """
 
 from __future__ import annotations
@@ -15,11 +16,20 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import (
+    KafkaError,
+    LeaderNotAvailableError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from aiokafka.helpers import create_ssl_context
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.structs import TopicPartition
 
 from nexusq_sdk.protocol.words import DEFAULT_QUEUE
+from nexusq_server.produce import Produce, ProduceAnswer
 from nexusq_server.settings import Settings
 from nexusq_server.topics import ensure_topics
 
@@ -30,22 +40,55 @@ BATCH_BYTES = 256 * 1024
 #: What a record takes beside its value, at the most.
 RECORD_BYTES = 21
 RETRY_SECONDS = 0.5
-#: How often it is looked whether partitions without a leader have one again.
+#: How long after a broker has refused a batch for now it is sent again, and how often leaders that are missing are
+#: asked for.
+AGAIN_SECONDS = 0.1
+#: How often it is looked whether the rest of a topic's partitions have a leader.
 LOOK_SECONDS = 0.5
 
 #: A record: its value, and the number of whoever it is for.
 Entry = tuple[bytes, int]
 
 
+class _Batch:
+    """Records of one partition, as Kafka takes them, and how they fared."""
+
+    __slots__ = ("data", "entries", "there", "to", "why")
+
+    def __init__(self, to: TopicPartition, entries: Sequence[Entry], now_ms: int) -> None:
+        # Kafka's format since 0.11, not compressed; how much a batch may hold is decided by whoever makes one.
+        builder = DefaultRecordBatchBuilder(
+            magic=2,
+            compression_type=0,
+            is_transactional=0,
+            producer_id=-1,
+            producer_epoch=-1,
+            base_sequence=-1,
+            batch_size=2**31 - 1,
+        )
+        for offset, (value, _) in enumerate(entries):
+            builder.append(offset, now_ms, None, value, [])
+        self.to = to
+        self.entries = entries
+        self.data: bytearray = builder.build()
+        self.there = False
+        self.why: KafkaError | None = None  # it was not taken when it was sent last
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is not there but may be yet."""
+        return not self.there and (self.why is None or self.why.retriable)
+
+
 class Outlet:
-    """The producer. It connects when it is first used, and again whenever it has to."""
+    """Sends batches to their partitions' leaders. It connects when it is first used, and again whenever it has to."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._timeout = settings.submit_timeout.total_seconds()
-        self._producer: AIOKafkaProducer | None = None
+        self._client: AIOKafkaClient | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._leaving: set[asyncio.Task[None]] = set()  # producers that end
+        self._leaving: set[asyncio.Task[None]] = set()  # clients that end
         self._queues: set[str] = set()
         self._turn: dict[str, int] = {}
         self._looked: dict[str, float] = {}  # when the leaders of a topic's partitions were asked for
@@ -61,88 +104,118 @@ class Outlet:
         aiokafka.errors.KafkaError, TimeoutError
             Kafka could not be reached: nothing was sent.
         """
-        producer = await self._connected({DEFAULT_QUEUE, *queues})
-        sent: list[tuple[asyncio.Future[Any], str, Sequence[Entry]]] = []
+        client = await self._connected({DEFAULT_QUEUE, *queues})
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        batches: list[_Batch] = []
         failed: dict[int, KafkaError] = {}
         now_ms = time.time_ns() // 1_000_000
         for topic, entries in records.items():
             try:
-                partitions = await self._partitions(producer, topic)
+                partitions = self._led(client, topic) or await self._wait_for_leaders(client, topic, deadline)
             except KafkaError as error:
                 failed |= {number: error for _, number in entries}
                 continue
             for partition, share in self._deal_out(partitions, topic, entries):
-                for batch, part in self._batches(producer, topic, share, now_ms):
-                    try:
-                        sent.append((await producer.send_batch(batch, topic, partition=partition), topic, part))
-                    except KafkaError as error:
-                        failed |= {number: error for _, number in part}
-        if sent:
-            # A batch that is given up by the producer itself has failed by then; this is for a broker that hangs.
-            await asyncio.wait([future for future, _, _ in sent], timeout=self._timeout)
+                to = TopicPartition(topic, partition)
+                batches += [_Batch(to, part, now_ms) for part in self._parts(topic, share)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._send(client, batches)
         too_large: set[str] = set()
-        for future, topic, share in sent:
-            why = _why(future)
-            if why is not None:
-                failed |= {number: why for _, number in share}
-                if isinstance(why, MessageSizeTooLargeError) and len(share) > 1:
-                    too_large.add(topic)
+        for batch in batches:
+            if not batch.there:
+                why = batch.why or KafkaError("no answer in time")
+                failed |= {number: why for _, number in batch.entries}
+                if isinstance(why, MessageSizeTooLargeError) and len(batch.entries) > 1:
+                    too_large.add(batch.to.topic)
         for topic in too_large:
             # Its brokers take less: whoever comes again finds smaller batches.
             self._batch_bytes[topic] = max(1024, self._batch_bytes.get(topic, BATCH_BYTES) // 2)
         if failed and not too_large:
-            # What is wrong with it is not known: a new one starts clean, while this one gives up what it has.
-            self._producer = None
+            # What is wrong with it is not known: a new one starts clean.
+            self._client = None
             self._queues.clear()
-            self._leaving.add(task := asyncio.create_task(_leave(producer)))
-            task.add_done_callback(self._leaving.discard)
+            self._leave(client)
         return failed
 
     async def close(self) -> None:
         """Let go of Kafka; what is not acknowledged by now is given up."""
         if self._connecting is not None:
             self._connecting.cancel()
-        if self._producer is not None:
-            self._leaving.add(asyncio.create_task(_leave(self._producer)))
+        if self._client is not None:
+            self._leave(self._client)
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=1)
 
-    async def _connected(self, queues: set[str]) -> AIOKafkaProducer:
-        """Give the producer, once it is connected and these queues have their topics."""
+    async def _connected(self, queues: set[str]) -> AIOKafkaClient:
+        """Give the client, once it is connected and these queues have their topics."""
         deadline = time.monotonic() + self._timeout
-        while self._producer is None or not queues <= self._queues:
+        while self._client is None or not queues <= self._queues:
             if self._connecting is None or self._connecting.done():
                 self._connecting = asyncio.create_task(self._connect(queues - self._queues))
             # It goes on beyond this round, which waits no longer than was promised.
             await asyncio.wait_for(asyncio.shield(self._connecting), max(0.0, deadline - time.monotonic()))
-        return self._producer
+        return self._client
 
     async def _connect(self, queues: set[str]) -> None:
         if queues:
             await asyncio.to_thread(ensure_topics, self._settings, queues)
             self._queues |= queues
-        while self._producer is None:
-            producer = AIOKafkaProducer(**client_settings(self._settings))
+        while self._client is None:
+            client = AIOKafkaClient(**client_settings(self._settings))
             try:
-                await producer.start()
+                await client.bootstrap()
             except KafkaError as error:
-                await producer.stop()
+                await client.close()
                 log.info("waiting for Kafka: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
-                self._producer = producer
+                self._client = client
 
-    async def _partitions(self, producer: AIOKafkaProducer, topic: str) -> list[int]:
-        """Give a topic's partitions that have a leader, if any has."""
-        every = await producer.partitions_for(topic)
-        cluster = producer.client.cluster
-        led = cluster.available_partitions_for_topic(topic)
-        if len(led) < len(every) and time.monotonic() - self._looked.get(topic, -LOOK_SECONDS) >= LOOK_SECONDS:
-            # A topic that was just made, or a broker is away: nobody else would look again before minutes have passed.
-            self._looked[topic] = time.monotonic()
-            await producer.client.force_metadata_update()
-            led = cluster.available_partitions_for_topic(topic)
-        return sorted(led or every)
+    def _led(self, client: AIOKafkaClient, topic: str) -> list[int]:
+        """Give a topic's partitions that have a leader, if any has, and if others were not looked for too long ago."""
+        led = client.cluster.available_partitions_for_topic(topic) or set()
+        some = len(led) < len(client.cluster.partitions_for_topic(topic) or ())
+        # A topic that was just made, or a broker is away: nobody else would look again before minutes have passed.
+        old = some and time.monotonic() - self._looked.get(topic, -LOOK_SECONDS) >= LOOK_SECONDS
+        return [] if old else sorted(led)
+
+    async def _wait_for_leaders(self, client: AIOKafkaClient, topic: str, deadline: float) -> list[int]:
+        """Ask who leads a topic's partitions, until one has a leader."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    client.add_topic(topic)
+                    await client.force_metadata_update()
+                    self._looked[topic] = time.monotonic()
+                    if topic in client.cluster.unauthorized_topics:
+                        raise TopicAuthorizationFailedError(topic)
+                    if led := self._led(client, topic):
+                        return led
+                    await asyncio.sleep(AGAIN_SECONDS)
+        except TimeoutError:
+            raise LeaderNotAvailableError(f"no partition of topic {topic!r} has a leader") from None
+
+    async def _send(self, client: AIOKafkaClient, batches: list[_Batch]) -> None:
+        """Send batches until each is there or can't be; those of one partition one after the other."""
+        wait_ms = int(self._timeout * 1000)
+        while batches:
+            by_leader: dict[int, dict[TopicPartition, _Batch]] = {}
+            for batch in batches:
+                leader = client.cluster.leader_for_partition(batch.to)
+                if leader is None or leader < 0:
+                    batch.why = LeaderNotAvailableError(f"{batch.to} has no leader")
+                else:
+                    by_leader.setdefault(leader, {}).setdefault(batch.to, batch)  # a request has room for one of each
+            await asyncio.gather(*(_ask(client, leader, asked, wait_ms) for leader, asked in by_leader.items()))
+            batches = [batch for batch in batches if batch.waits]
+            if any(batch.why for batch in batches):
+                await asyncio.sleep(AGAIN_SECONDS)
+                await client.force_metadata_update()  # most likely another broker leads it now
+
+    def _leave(self, client: AIOKafkaClient) -> None:
+        self._leaving.add(task := asyncio.create_task(client.close()))
+        task.add_done_callback(self._leaving.discard)
 
     def _deal_out(
         self, partitions: Sequence[int], topic: str, entries: Sequence[Entry]
@@ -157,25 +230,37 @@ class Outlet:
             (partitions[(turn + first) % count], entries[first::count]) for first in range(min(count, len(entries)))
         ]
 
-    def _batches(
-        self, producer: AIOKafkaProducer, topic: str, entries: Sequence[Entry], now_ms: int
-    ) -> Iterator[tuple[Any, Sequence[Entry]]]:
-        """Fill batches; give each with what is in it."""
+    def _parts(self, topic: str, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+        """Cut a partition's records into what a batch may hold."""
         limit = self._batch_bytes.get(topic, BATCH_BYTES)
         first = size = 0
-        batch = producer.create_batch()
         for at, (value, _) in enumerate(entries):
             size += len(value) + RECORD_BYTES
             if at > first and size > limit:
-                yield batch, entries[first:at]
-                first, size, batch = at, len(value) + RECORD_BYTES, producer.create_batch()
-            taken = batch.append(timestamp=now_ms, key=None, value=value)
-            assert taken is not None, "a batch was full before its limit"
-        yield batch, entries[first:]
+                yield entries[first:at]
+                first, size = at, len(value) + RECORD_BYTES
+        yield entries[first:]
+
+
+async def _ask(client: AIOKafkaClient, leader: int, batches: dict[TopicPartition, _Batch], wait_ms: int) -> None:
+    """Send a broker a batch for each of some partitions that it leads; note how each fared."""
+    topics: dict[str, list[tuple[int, bytearray]]] = {}
+    for (topic, partition), batch in batches.items():
+        topics.setdefault(topic, []).append((partition, batch.data))
+    try:
+        answer: ProduceAnswer = await client.send(leader, Produce(topics, wait_ms))
+    except KafkaError as error:
+        for batch in batches.values():
+            batch.why = error
+        return
+    for topic, partition, code in answer.outcomes:
+        batch = batches[TopicPartition(topic, partition)]
+        batch.there = code == 0
+        batch.why = None if batch.there else for_code(code)()
 
 
 def client_settings(settings: Settings) -> dict[str, Any]:
-    """Give what an aiokafka producer is made with: the same places and secrets as kafka-python's clients."""
+    """Give what an aiokafka client is made with: the same places and secrets as kafka-python's."""
     context = None
     if settings.kafka_security.endswith("SSL"):
         context = create_ssl_context(
@@ -186,23 +271,5 @@ def client_settings(settings: Settings) -> dict[str, Any]:
     return {
         **same,
         "ssl_context": context,
-        "acks": "all",
-        "max_batch_size": 2 * BATCH_BYTES,  # never full before `_batches` says so
-        "linger_ms": 0,
         "request_timeout_ms": int(settings.submit_timeout.total_seconds() * 1000),
     }
-
-
-def _why(future: asyncio.Future[Any]) -> KafkaError | None:
-    """Give why a batch is not there; None if it is."""
-    if not future.done():
-        future.add_done_callback(_why)  # somebody has to look at it
-        return KafkaError("no answer in time")
-    if future.cancelled():
-        return KafkaError("given up")
-    return future.exception()
-
-
-async def _leave(producer: AIOKafkaProducer) -> None:
-    with contextlib.suppress(KafkaError):
-        await producer.stop()

@@ -1,8 +1,10 @@
 """Accepts tasks: Kafka first, then state. All that waits is taken at once, so that many requests share a round.
 
-A round: put every record, wait for every acknowledgement, write the states in bulk, answer the waiting requests. All of
-it runs on the API's event loop. What was answered with 503 may still reach Kafka: the client comes again with the same
-ids, and a task that is there twice runs once.
+A round: put every record, wait for every acknowledgement, write the states in bulk, answer the waiting requests. Two
+are under way at a time, so that one waits while the other is worked at; the second begins once it has as many requests
+as the first, since a round of few costs nearly as much as one of many. All of it runs on the API's event loop. What was
+answered with 503 may still reach Kafka: the client comes again with the same ids, and a task that is there twice runs
+once.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import aiokafka.errors
@@ -29,6 +32,8 @@ from nexusq_server.topics import encode_record, topic
 
 log = logging.getLogger(__name__)
 
+#: Rounds at a time: with more, each is smaller, and costs more than the waiting that it saves.
+ROUNDS = 2
 #: Tasks a round, and tasks that may wait for one: beyond it requests are told to come again.
 ROUND_TASKS = 20_000
 MAX_WAITING_TASKS = 100_000
@@ -74,19 +79,21 @@ class Submitter:
         self._outlet = Outlet(settings)
         self._accepted = Accepted(client, settings)
         self._jobs: deque[Job] = deque()
-        self._sending: list[Job] = []  # the round that Kafka has not acknowledged
-        self._finishing: list[Job] = []  # the round before it, whose states are being written
-        self._waiting = 0  # tasks, of all three
+        self._rounds: list[Sequence[Job]] = [()] * ROUNDS  # those under way
+        self._under_way = 0  # jobs of those
+        self._waiting = 0  # tasks, of all that wait and all under way
         self._work, self._late = asyncio.Event(), asyncio.Event()
         self._stopping = False
         self._unwritten: deque[Job] = deque()
         self._unwritten_tasks = 0
         self._full_until = 0.0
-        self._running: list[asyncio.Task[None]] = []
+        self._serving: list[asyncio.Task[None]] = []
+        self._beside: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin."""
-        self._running = [asyncio.create_task(run()) for run in (self._serve, self._give_up, self._catch_up)]
+        self._serving = [asyncio.create_task(self._serve(place)) for place in range(ROUNDS)]
+        self._beside = [asyncio.create_task(run()) for run in (self._give_up, self._catch_up)]
 
     async def submit(self, job: Job) -> None:
         """Return once Kafka has the job's tasks and, if Redis answers, their state is written.
@@ -105,7 +112,8 @@ class Submitter:
             raise QueueFull(f"{self._waiting} tasks wait for Kafka already; come again with the same ids")
         self._waiting += len(job.tasks)
         self._jobs.append(job)
-        self._work.set()
+        if len(self._jobs) >= self._under_way:
+            self._work.set()
         try:
             await job.answer
         finally:
@@ -115,47 +123,45 @@ class Submitter:
         """Finish what waits and end."""
         self._stopping = True
         self._work.set()
-        serving, *others = self._running
-        await asyncio.wait([serving], timeout=self._timeout)
-        for task in (serving, *others):
+        await asyncio.wait(self._serving, timeout=self._timeout)
+        for task in (*self._serving, *self._beside):
             task.cancel()
         with contextlib.suppress(redis.RedisError):
             await self._write_late()
         await self._outlet.close()
         await self._accepted.close()
 
-    async def _serve(self) -> None:
-        """Make rounds of what waits: the next one goes to Kafka while the states of the last are written."""
-        finishing: asyncio.Task[None] | None = None
+    async def _serve(self, place: int) -> None:
+        """Make rounds of what waits, one after the other."""
         while True:
-            if not self._jobs:
-                if self._stopping:
+            if len(self._jobs) < max(1, self._under_way):
+                if self._stopping and not self._jobs:
                     break
                 self._work.clear()
                 await self._work.wait()
                 continue
-            self._sending = self._take()
+            self._rounds[place] = jobs = self._take()
+            self._under_way += len(jobs)
             try:
-                failures = await self._put(self._sending)
+                failures = await self._put(jobs)
             except Exception as error:
-                log.exception("a round of %d requests failed", len(self._sending))
-                failures = dict.fromkeys(range(len(self._sending)), error)
-            if finishing is not None:
-                await finishing
-            self._finishing, self._sending = self._sending, []
-            finishing = asyncio.create_task(self._finish(self._finishing, failures))
-        if finishing is not None:
-            await finishing
+                log.exception("a round of %d requests failed", len(jobs))
+                failures = dict.fromkeys(range(len(jobs)), error)
+            await self._finish(jobs, failures)
+            self._rounds[place] = ()
+            self._under_way -= len(jobs)
+            self._work.set()
 
     async def _give_up(self) -> None:
         """Tell requests that have waited for longer than was promised, as for a round that itself waits for Kafka."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             oldest = time.monotonic() - self._timeout - 1
-            for job in (*self._finishing, *self._sending, *self._jobs):
-                if job.since > oldest:
-                    break
-                _resolve(job, self._away("no answer in time"))
+            for jobs in (*self._rounds, self._jobs):
+                for job in jobs:
+                    if job.since > oldest:
+                        break
+                    _resolve(job, self._away("no answer in time"))
 
     async def _catch_up(self) -> None:
         """Write the states that Redis could not take at first."""
