@@ -6,8 +6,8 @@ import gc
 
 #: How many objects come to be, or collections of the next younger kind are made, before the collector looks. Thousands
 #: of tasks are in hand at a time, none of them a cycle: with the usual 700 each is looked at many times, which is a
-#: sixth of a worker's time.
-COLLECT_AT = (20_000, 20, 20)
+#: sixth of a worker's time; with 20,000, a tenth.
+COLLECT_AT = (200_000, 100, 20)
 
 
 def look_less_often() -> None:
