@@ -24,7 +24,7 @@ def cluster_parts(redis_port: int) -> dict[str, int]:
             elif "kafka.Kafka" in words:
                 found["kafka"] = process.pid
             elif words and words[0].endswith(f":{redis_port}"):  # Redis shows its address so
-                found["redis"] = process.pid
+                found.setdefault("redis", process.pid)  # not its child's, which comes after it: that rewrites its file
     missing = {"api", "kafka", "redis"} - set(found)
     if missing:
         raise RuntimeError(f"expected the embedded cluster to have {', '.join(sorted(missing))} among its processes")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from urllib.parse import urlsplit
+
+import redis
+
+import nexusq_sdk
 from benchmarks import tables
+from benchmarks.parts import cluster_parts
 from benchmarks.results import Results
 from benchmarks.rows import Plan, run
 from benchmarks.stage import Stage
@@ -27,3 +34,18 @@ def test_a_small_run_measures_nexusq_beside_the_bare_loop() -> None:
     assert shown is not None
     assert {"drain no-op tasks", "POST /tasks, one by one", "batch.frame()"} <= {line[0] for line in shown.cells}
     assert BARE not in results.rows["submit"]  # the other loop submits for both
+
+
+def test_redis_is_not_taken_for_its_child_that_rewrites_its_file() -> None:
+    with nexusq_sdk.local(workers=1) as cluster, redis.Redis.from_url(cluster.redis_url) as client:
+        pid = client.info("server")["process_id"]
+        client.mset({f"key:{number}": "" for number in range(100)})
+        client.config_set("rdb-key-save-delay", 100_000)  # us: the child lives for ten seconds
+        client.bgrewriteaof()
+        deadline = time.monotonic() + 10
+        while not client.info("persistence")["aof_rewrite_in_progress"]:
+            assert time.monotonic() < deadline, "Redis does not rewrite"
+            time.sleep(0.02)
+
+        assert cluster_parts(urlsplit(cluster.redis_url).port or 0)["redis"] == pid
+        assert client.info("persistence")["aof_rewrite_in_progress"], "the child had ended already"
