@@ -53,7 +53,7 @@ Entry = tuple[bytes, int]
 class _Batch:
     """Records of one partition, as Kafka takes them, and how they fared."""
 
-    __slots__ = ("data", "entries", "there", "to", "why")
+    __slots__ = ("data", "entries", "now_ms", "there", "to", "why")
 
     def __init__(self, to: TopicPartition, entries: Sequence[Entry], now_ms: int) -> None:
         # Kafka's format since 0.11, not compressed; how much a batch may hold is decided by whoever makes one.
@@ -70,6 +70,7 @@ class _Batch:
             builder.append(offset, now_ms, None, value, [])
         self.to = to
         self.entries = entries
+        self.now_ms = now_ms
         self.data: bytearray = builder.build()
         self.there = False
         self.why: KafkaError | None = None  # it was not taken when it was sent last
@@ -78,6 +79,11 @@ class _Batch:
     def waits(self) -> bool:
         """Whether it is not there but may be yet."""
         return not self.there and (self.why is None or self.why.retriable)
+
+    def halves(self) -> list[_Batch]:
+        """Give two batches in its place."""
+        middle = len(self.entries) // 2
+        return [_Batch(self.to, part, self.now_ms) for part in (self.entries[:middle], self.entries[middle:])]
 
 
 class Outlet:
@@ -88,6 +94,7 @@ class Outlet:
         self._timeout = settings.submit_timeout.total_seconds()
         self._client: AIOKafkaClient | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._users: dict[AIOKafkaClient, int] = {}  # rounds under way with each
         self._leaving: set[asyncio.Task[None]] = set()  # clients that end
         self._queues: set[str] = set()
         self._turn: dict[str, int] = {}
@@ -105,6 +112,23 @@ class Outlet:
             Kafka could not be reached: nothing was sent.
         """
         client = await self._connected({DEFAULT_QUEUE, *queues})
+        self._users[client] = self._users.get(client, 0) + 1
+        try:
+            failed = await self._put(client, records)
+            broken = not all(isinstance(why, MessageSizeTooLargeError) for why in failed.values())
+            if broken and client is self._client:
+                # What is wrong with it is not known: a new one starts clean.
+                self._client = None
+                self._queues.clear()
+            return failed
+        finally:
+            self._users[client] -= 1
+            if not self._users[client]:
+                del self._users[client]
+                if client is not self._client:
+                    self._leave(client)
+
+    async def _put(self, client: AIOKafkaClient, records: dict[str, list[Entry]]) -> dict[int, KafkaError]:
         deadline = asyncio.get_running_loop().time() + self._timeout
         batches: list[_Batch] = []
         failed: dict[int, KafkaError] = {}
@@ -121,21 +145,10 @@ class Outlet:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self._send(client, batches)
-        too_large: set[str] = set()
         for batch in batches:
             if not batch.there:
                 why = batch.why or KafkaError("no answer in time")
                 failed |= {number: why for _, number in batch.entries}
-                if isinstance(why, MessageSizeTooLargeError) and len(batch.entries) > 1:
-                    too_large.add(batch.to.topic)
-        for topic in too_large:
-            # Its brokers take less: whoever comes again finds smaller batches.
-            self._batch_bytes[topic] = max(1024, self._batch_bytes.get(topic, BATCH_BYTES) // 2)
-        if failed and not too_large:
-            # What is wrong with it is not known: a new one starts clean.
-            self._client = None
-            self._queues.clear()
-            self._leave(client)
         return failed
 
     async def close(self) -> None:
@@ -199,19 +212,25 @@ class Outlet:
     async def _send(self, client: AIOKafkaClient, batches: list[_Batch]) -> None:
         """Send batches until each is there or can't be; those of one partition one after the other."""
         wait_ms = int(self._timeout * 1000)
-        while batches:
+        while waiting := [batch for batch in batches if batch.waits]:
+            if any(batch.why for batch in waiting):
+                await asyncio.sleep(AGAIN_SECONDS)
+                await client.force_metadata_update()  # most likely another broker leads it now
             by_leader: dict[int, dict[TopicPartition, _Batch]] = {}
-            for batch in batches:
+            for batch in waiting:
                 leader = client.cluster.leader_for_partition(batch.to)
                 if leader is None or leader < 0:
                     batch.why = LeaderNotAvailableError(f"{batch.to} has no leader")
                 else:
                     by_leader.setdefault(leader, {}).setdefault(batch.to, batch)  # a request has room for one of each
             await asyncio.gather(*(_ask(client, leader, asked, wait_ms) for leader, asked in by_leader.items()))
-            batches = [batch for batch in batches if batch.waits]
-            if any(batch.why for batch in batches):
-                await asyncio.sleep(AGAIN_SECONDS)
-                await client.force_metadata_update()  # most likely another broker leads it now
+            for batch in waiting:
+                if isinstance(batch.why, MessageSizeTooLargeError) and len(batch.entries) > 1:
+                    # Its brokers take less than others. Of the halves, the one without the largest record may fit.
+                    batches.remove(batch)
+                    batches += batch.halves()
+                    limit = self._batch_bytes.get(batch.to.topic, BATCH_BYTES)
+                    self._batch_bytes[batch.to.topic] = max(1024, min(limit, len(batch.data) // 2))
 
     def _leave(self, client: AIOKafkaClient) -> None:
         self._leaving.add(task := asyncio.create_task(client.close()))

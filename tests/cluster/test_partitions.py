@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -48,17 +49,42 @@ def test_tasks_one_by_one_are_dealt_out_to_all_partitions_evenly(
     eventually(are_there)
 
 
-def test_a_topic_that_takes_only_small_batches_gets_small_ones(
-    client: nexusq_sdk.Client, cluster: Addresses, queue: str
-) -> None:
-    # given a topic that takes no batch of 20 kB
+def post(http: httpx.Client, queue: str, size: int) -> int:
+    """Post a task with a payload of so many bytes; give the answer's status."""
+    task = {"taskType": "ECHO", "payload": "x" * size, "options": {"queue": queue}}
+    return http.post("/tasks", json=task).status_code
+
+
+def take_no_more_than(size: int, http: httpx.Client, cluster: Addresses, queue: str) -> None:
+    """Let a queue's topic refuse larger batches; wait until it does."""
     admin = KafkaAdminClient(bootstrap_servers=[cluster.kafka])
-    resource = ConfigResource(ConfigResourceType.TOPIC, topic(queue), configs={"max.message.bytes": "20000"})
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic(queue), configs={"max.message.bytes": str(size)})
     admin.alter_configs([resource])
     admin.close()
+
+    def refuses() -> None:
+        assert 503 == post(http, queue, size)
+
+    eventually(refuses)
+
+
+def test_a_topic_that_takes_only_small_batches_gets_small_ones(
+    client: nexusq_sdk.Client, http: httpx.Client, cluster: Addresses, queue: str
+) -> None:
+    take_no_more_than(20_000, http, cluster, queue)
+    before = sum(ends(cluster, topic(queue)).values())
 
     # when a batch is submitted of which each partition gets 50 kB
     client.submit_batch("ECHO", ["x" * 1000] * 400, queue=queue)
 
-    # then it has all of it, sooner or later
-    assert sum(ends(cluster, topic(queue)).values()) >= 400
+    # then it has all of it, each task once
+    assert before + 400 == sum(ends(cluster, topic(queue)).values())
+
+
+def test_a_task_that_kafka_refuses_disturbs_no_other(http: httpx.Client, cluster: Addresses, queue: str) -> None:
+    take_no_more_than(20_000, http, cluster, queue)
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda number: post(http, queue, 10 if number % 10 else 30_000), range(400)))
+
+    assert [202 if number % 10 else 503 for number in range(400)] == answers
