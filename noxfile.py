@@ -30,13 +30,15 @@ def install(session: nox.Session, lock: str, project: bool = True) -> None:
     stamp = Path(session.virtualenv.location, f"installed-{lock}")
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    # pip alone would do, in half a minute instead of three seconds.
-    session.run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV)
+    # pip alone would do, in half a minute instead of three seconds. (`run_install`: nox's own --install-only and
+    # --no-install mean these, and what they skip is not stamped.)
+    session.run_install("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV)
     uv = ("python", "-m", "uv", "pip", "install", "--quiet", "--python", session.virtualenv.location)
-    session.run(*uv, "--require-hashes", "-r", str(names[0]))
+    done = session.run_install(*uv, "--require-hashes", "-r", str(names[0]))
     if project:
-        session.run(*uv, "--no-deps", "--build-constraints", str(names[1]), "-e", str(ROOT))
-    stamp.write_text(wanted)
+        session.run_install(*uv, "--no-deps", "--build-constraints", str(names[1]), "-e", str(ROOT))
+    if done is not None:
+        stamp.write_text(wanted)
 
 
 @nox.session
