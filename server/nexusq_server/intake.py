@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -40,6 +41,8 @@ JOIN_MS = 100
 MAX_POLL_RECORDS = 1000
 #: How long Kafka waits for records at the most where a fetch does not ask for all partitions.
 PART_WAIT_MS = 20
+#: ... and where the same topics have been paused for so long: what is in hand of them lasts.
+PAUSED_SECONDS, PAUSED_WAIT_MS = 1.0, 200
 #: How long polling waits for Kafka to say what is committed before it tries again.
 COMMITTED_MS = 2000
 
@@ -74,6 +77,7 @@ class Intake:
         self._adrift: set[TopicPartition] = set()  # to be read again from the commit, once Kafka says where that is
         self._topics: dict[str, Lane] = {}  # topic → queue, priority
         self._paused: set[str] = set()
+        self._held_at = 0.0  # since when those are paused
         self._resumed: set[KafkaConsumer] = set()  # whose fetch session is to begin anew
         self._commits_fail = False
         self._consumers: dict[str, KafkaConsumer] = {}
@@ -83,7 +87,7 @@ class Intake:
             consumer = patiently(functools.partial(KafkaConsumer, **_consumer_settings(settings, queue)))
             read_raw(consumer)
             _keep_woken(consumer)
-            _ask_again_soon(consumer)
+            _ask_again_soon(consumer, self._part_wait_ms)
             # Once its metadata is known the first assignment is right; a consumer that subscribes before is given
             # nothing at first.
             for name in names:
@@ -136,7 +140,12 @@ class Intake:
             if resumed:
                 consumer.resume(*resumed)
                 self._resumed.add(consumer)
+        if full != self._paused:
+            self._held_at = time.monotonic()
         self._paused = set(full)
+
+    def _part_wait_ms(self) -> int:
+        return PAUSED_WAIT_MS if self._paused and time.monotonic() - self._held_at > PAUSED_SECONDS else PART_WAIT_MS
 
     def commit(self, durable: Mapping[TopicPartition, int], wait: bool = False) -> None:
         """Commit offsets, those that have moved, of partitions that are still assigned."""
@@ -284,7 +293,7 @@ def _keep_woken(consumer: KafkaConsumer) -> None:
     fetcher._clean_done_fetch_futures = forget_used
 
 
-def _ask_again_soon(consumer: KafkaConsumer) -> None:
+def _ask_again_soon(consumer: KafkaConsumer, wait_ms: Callable[[], int]) -> None:
     """Let Kafka answer a fetch soon that leaves partitions out: until then no other fetch can ask for theirs.
 
     Left out is what is paused, or has records that were not handed out yet. kafka-python (3.0.12) has one fetch at a
@@ -297,7 +306,7 @@ def _ask_again_soon(consumer: KafkaConsumer) -> None:
         requests = create()
         if len(fetcher._fetchable_partitions()) < len(consumer.assignment()):
             for request, _ in requests.values():
-                request.max_wait_ms = PART_WAIT_MS
+                request.max_wait_ms = wait_ms()
         return requests
 
     fetcher._create_fetch_requests = create_requests

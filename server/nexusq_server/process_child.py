@@ -1,7 +1,7 @@
 """The child process that runs handlers for `process_pool`, one at a time, and the messages that both speak.
 
 ``python -m nexusq_server.process_child``: the main thread runs handlers, another one reads its stdin. Messages are
-msgpack behind four bytes of length. It ends when its stdin does: at once while a handler runs, since then its parent
+msgpack. It ends when its stdin does: at once while a handler runs, since then its parent
 has died. It must load neither Kafka's client nor Redis's, and a handler must not reach the pipes through 0 and 1.
 """
 
@@ -14,7 +14,6 @@ import logging
 import os
 import resource
 import signal
-import struct
 import sys
 import threading
 import time
@@ -28,11 +27,11 @@ from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.tasks import CURRENT, CurrentTask
 from nexusq_server.clock import now_us
+from nexusq_server.pipes import Inbox, write
 from nexusq_server.registry import Handler, find_handler, load_handlers
 from nexusq_server.runs import attempt, take_note
 from nexusq_server.work import Ended, failed
 
-LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _fork = threading.local()
@@ -45,6 +44,7 @@ class Hello(msgspec.Struct, array_like=True):
 
     path: list[str]  # where the parent looks for modules
     max_result_bytes: int
+    tells_memory: bool  # whether its replies are to say how much it holds: to look costs as much as all else of a reply
 
 
 class Request(msgspec.Struct, array_like=True):
@@ -70,7 +70,7 @@ REMARK_SECONDS = 0.25
 
 
 class Reply(msgspec.Struct, array_like=True):
-    """How it ended, and how much memory the child holds now."""
+    """How it ended, and how much memory the child holds now; 0 where the parent does not want to know."""
 
     status: Status
     value: bytes
@@ -108,29 +108,6 @@ class Reply(msgspec.Struct, array_like=True):
         )
 
 
-def write(fd: int, message: bytes) -> None:
-    """Write a message whole."""
-    rest = memoryview(LENGTH.pack(len(message)) + message)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-def _read(fd: int) -> bytes | None:
-    """Read a message whole; None at the end."""
-    length = _read_exactly(fd, LENGTH.size)
-    return None if length is None else _read_exactly(fd, LENGTH.unpack(length)[0])
-
-
-def _read_exactly(fd: int, size: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < size:
-        chunk = os.read(fd, size - len(data))
-        if not chunk:
-            return None
-        data += chunk
-    return bytes(data)
-
-
 def rss_bytes() -> int:
     """Give the memory that this process holds now; where the system does not say, the most it has held."""
     try:
@@ -144,7 +121,7 @@ class _Child:
     """What the two threads share: requests, and whether one is being run."""
 
     def __init__(self, inbound: int, outbound: int) -> None:
-        self._inbound = inbound
+        self._inbox = Inbox(inbound)
         self._outbound = outbound
         self._requests: SimpleQueue[bytes | None] = SimpleQueue()
         self._current: CurrentTask | None = None  # written by the main thread, read by the one that tells remarks
@@ -155,7 +132,7 @@ class _Child:
 
     def run(self) -> None:
         """Load the handlers, then run what is asked for until the parent says no more."""
-        hello = _read(self._inbound)
+        hello = self._inbox.next()
         if hello is None:
             return
         told = msgspec.msgpack.decode(hello, type=Hello)
@@ -169,7 +146,7 @@ class _Child:
         decode = msgspec.msgpack.Decoder(Request).decode
         while (message := self._requests.get()) is not None:
             ended = self._attempt(decode(message), handlers, told.max_result_bytes)
-            reply = encode(Reply.of(ended, rss_bytes()))
+            reply = encode(Reply.of(ended, rss_bytes() if told.tells_memory else 0))
             self._busy = False
             with contextlib.suppress(BrokenPipeError), self._writing:  # the parent is gone: stdin ends as well
                 self._remark()
@@ -189,7 +166,7 @@ class _Child:
             write(self._outbound, REMARK + encode(Remark(note.fraction, note.text, note.lines)))
 
     def _listen(self) -> None:
-        while (message := _read(self._inbound)) is not None:
+        while (message := self._inbox.next()) is not None:
             self._busy = True
             self._requests.put(message)
         if self._busy:

@@ -23,7 +23,8 @@ from nexusq_sdk.protocol.wire import TaskError
 from nexusq_sdk.protocol.words import Status
 from nexusq_sdk.tasks import WorkerLost
 from nexusq_server.clock import now_us
-from nexusq_server.process_child import LENGTH, REMARK, Hello, Remark, Reply, Request, encode, write
+from nexusq_server.pipes import Inbox, write
+from nexusq_server.process_child import REMARK, Hello, Remark, Reply, Request, encode
 from nexusq_server.runs import OnEnd, out_of_time
 from nexusq_server.seated import SeatedExecutor
 from nexusq_server.seats import Seat
@@ -118,10 +119,11 @@ class ProcessExecutor(SeatedExecutor):
         if seat.child is not None:
             seat.child.bury()
             seat.child = None
+        hello = Hello(sys.path, self._max_result_bytes, self._recycle_bytes > 0)
         pause = FIRST_PAUSE
         while run in self._queued:
             try:
-                seat.child = Child(self._environment, Hello(sys.path, self._max_result_bytes))
+                seat.child = Child(self._environment, hello)
             except (ChildDied, OSError) as error:
                 # Not the task's doing: it waits, and whoever runs this worker is told.
                 log.error("no process for handlers could be started, trying again in %g s: %s", pause, error)
@@ -181,6 +183,7 @@ class Child:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._inbox = Inbox(self._stdout.fileno())
         self._poll = select.poll()
         self._poll.register(self._stdout, select.POLLIN)
         try:
@@ -232,20 +235,13 @@ class Child:
             raise ChildDied(self._cause()) from None
 
     def _receive(self) -> bytes:
-        return self._exactly(LENGTH.unpack(self._exactly(LENGTH.size))[0])
-
-    def _exactly(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
+        while (message := self._inbox.take()) is None:
             if not self._poll.poll(LOOK_MS):
                 if self._process.poll() is not None:
                     raise ChildDied(self._cause())
-                continue
-            chunk = os.read(self._stdout.fileno(), size - len(data))
-            if not chunk:
+            elif not self._inbox.read():
                 raise ChildDied(self._cause())
-            data += chunk
-        return bytes(data)
+        return message
 
     def _cause(self) -> str:
         """Say how the process ended, which it has, or is about to."""

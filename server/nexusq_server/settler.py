@@ -34,7 +34,7 @@ ROUND = 1000
 RETRY_SECONDS = 0.5
 #: From one round to the next while more is in hand, so that outcomes come together: a call costs as much as dozens of
 #: them.
-GATHER_SECONDS = 0.01
+GATHER_SECONDS = 0.02
 _encode = msgspec.json.Encoder().encode
 
 

@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 LATER_SECONDS = 1.0
 #: How long the loop waits for records, or for a free place while it has records.
 POLL_SECONDS = 0.1
+#: How soon Kafka is asked again while there are records enough for a claim: a poll costs as much as dozens of tasks.
+PAUSE_SECONDS = 0.05
 #: How soon a failing Redis is asked again.
 RETRY_SECONDS = 0.5
 #: How often the loop sees to what is not urgent: cancels, parking, limits.
@@ -233,16 +235,15 @@ class Worker:
             for received in due:
                 self._pending.add(self._kind(received.record.task_type), received, first=True)
         waiting = [kind for kind in KINDS if self._pending.waits(kind)]
-        wait = 0.0
-        if self._asked is not None:
-            pass  # a claim is with Redis: what has come is taken apart meanwhile
-        elif not waiting:
-            wait = POLL_SECONDS
-        elif not any(self.executors[kind].free() for kind in waiting):
+        # While a claim is with Redis, what has come is taken apart.
+        free = self._asked is not None or (self.lease.held() and any(self.executors[kind].free() for kind in waiting))
+        if waiting and not free:
             self.executors["thread"].wait_free(POLL_SECONDS)
+        if len(self._pending) >= CHUNK and time.monotonic() - self._polled < PAUSE_SECONDS:
+            return
         full = {topic(*lane) for lane in self._pending.full()}
         self.intake.hold(full)
-        for lane, records in self.intake.poll(wait):
+        for lane, records in self.intake.poll(POLL_SECONDS if self._asked is None and not waiting else 0.0):
             kinds = {name: self._kind(name) for name in {received.record.task_type for received in records}}
             for kind in set(kinds.values()):
                 mine = [received for received in records if kinds[received.record.task_type] == kind]
