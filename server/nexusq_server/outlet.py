@@ -50,6 +50,15 @@ LOOK_SECONDS = 0.5
 Entry = tuple[bytes, int]
 
 
+class RecordTooLarge(MessageSizeTooLargeError):  # type: ignore[misc]
+    """A record alone is more than its topic takes: to send it again does not help."""
+
+    def __init__(self, topic: str, value: bytes) -> None:
+        super().__init__(topic)
+        self.topic = topic
+        self.value = value
+
+
 class _Batch:
     """Records of one partition, as Kafka takes them, and how they fared."""
 
@@ -148,6 +157,8 @@ class Outlet:
         for batch in batches:
             if not batch.there:
                 why = batch.why or KafkaError("no answer in time")
+                if isinstance(why, MessageSizeTooLargeError) and len(batch.entries) == 1:
+                    why = RecordTooLarge(batch.to.topic, batch.entries[0][0])
                 failed |= {number: why for _, number in batch.entries}
         return failed
 

@@ -23,12 +23,12 @@ import redis
 import redis.asyncio
 
 from nexusq_server.accepted import Accepted
-from nexusq_server.outlet import Entry, Outlet
-from nexusq_server.problems import KafkaUnavailable, QueueFull, RedisFull
+from nexusq_server.outlet import Entry, Outlet, RecordTooLarge
+from nexusq_server.problems import BodyTooLarge, KafkaUnavailable, QueueFull, RedisFull
 from nexusq_server.settings import Settings
 from nexusq_server.states import NewTask
 from nexusq_server.store import is_full
-from nexusq_server.topics import encode_record, topic
+from nexusq_server.topics import decode_record, encode_record, topic
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,8 @@ class Submitter:
         ------
         QueueFull, KafkaUnavailable, RedisFull
             Nothing was accepted, as far as is known.
+        BodyTooLarge
+            A task is more than its topic takes. Others of the job may have been accepted.
         """
         if time.monotonic() < self._full_until:
             raise RedisFull(
@@ -211,7 +213,12 @@ class Submitter:
             failed = await self._outlet.put(queues, records)
         except (aiokafka.errors.KafkaError, kafka.errors.KafkaError, TimeoutError) as error:
             return dict.fromkeys(range(len(jobs)), self._away(error))
-        return {number: self._away(error) for number, error in failed.items()}
+        return {
+            number: _too_large(error, len(jobs[number].tasks))
+            if isinstance(error, RecordTooLarge)
+            else self._away(error)
+            for number, error in failed.items()
+        }
 
     async def _write(self, jobs: list[Job]) -> None:
         tasks = [task for job in jobs for task in job.tasks]
@@ -250,6 +257,15 @@ class Submitter:
             f"Kafka at {','.join(self._settings.kafka)} did not take the tasks within {self._timeout:g} s: "
             f"{error or type(error).__name__}. Nothing was accepted; come again with the same ids"
         )
+
+
+def _too_large(error: RecordTooLarge, tasks: int) -> BodyTooLarge:
+    others = " Other tasks of this request may have been accepted, and run." if tasks > 1 else ""
+    return BodyTooLarge(
+        f"task {decode_record(error.value).task_id} is a record of {len(error.value)} bytes, more than Kafka's topic "
+        f"{error.topic!r} takes. Raise the topic's max.message.bytes, or store what is large and send where it "
+        f"is.{others}"
+    )
 
 
 def _resolve(job: Job, failure: Exception | None) -> None:

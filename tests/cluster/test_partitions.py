@@ -63,7 +63,7 @@ def take_no_more_than(size: int, http: httpx.Client, cluster: Addresses, queue: 
     admin.close()
 
     def refuses() -> None:
-        assert 503 == post(http, queue, size)
+        assert 413 == post(http, queue, size)
 
     eventually(refuses)
 
@@ -87,4 +87,15 @@ def test_a_task_that_kafka_refuses_disturbs_no_other(http: httpx.Client, cluster
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda number: post(http, queue, 10 if number % 10 else 30_000), range(400)))
 
-    assert [202 if number % 10 else 503 for number in range(400)] == answers
+    assert [202 if number % 10 else 413 for number in range(400)] == answers
+
+
+def test_a_row_that_kafka_takes_no_more_is_named(
+    client: nexusq_sdk.Client, http: httpx.Client, cluster: Addresses, queue: str
+) -> None:
+    take_no_more_than(20_000, http, cluster, queue)
+
+    with pytest.raises(nexusq_sdk.Refused, match=rf"-7 is a record of 30\d\d\d bytes.*'{topic(queue)}'") as refused:
+        client.submit_batch("ECHO", ["x" * (30_000 if row == 7 else 10) for row in range(20)], queue=queue)
+
+    assert "max.message.bytes" in str(refused.value)
