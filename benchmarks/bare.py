@@ -1,8 +1,9 @@
 """The bare loop: kafka-python and Redis with none of a queue's features. It is the limit of what can be had with them.
 
-``python -m benchmarks.bare client KAFKA REDIS_URL`` submits, ``... worker KAFKA REDIS_URL THREADS`` drains: polls up to
-1,000 records, claims them by one Lua call, runs them (in a `ThreadPoolExecutor`, or inline with 0 threads), settles
-them by one Lua call, commits. No retries, no leases, no fences, no order of offsets, no waiting for any disk.
+``python -m benchmarks.bare client KAFKA REDIS_URL`` submits, without HTTP; ``... worker KAFKA REDIS_URL THREADS``
+drains: polls up to 1,000 records, claims them by one Lua call, runs them (in a `ThreadPoolExecutor`, or inline with 0
+threads), settles them by one Lua call, commits. No retries, no leases, no fences, no order of offsets, no waiting for
+any disk.
 """
 
 from __future__ import annotations
@@ -97,6 +98,15 @@ class Client:
                 states.append((task_id, _encode(row).decode()))  # Redis's cmsgpack knows no msgpack bytes
             self._producer.flush()
             self._record(args=[_pack(states)])
+
+    def ping(self) -> None:
+        """Submit one task and wait for its end, which is looked for without a pause."""
+        task_id, row = str(uuid.uuid4()), job.payload(1)
+        self._record(args=[_pack([(task_id, _encode(row).decode())])])
+        self._producer.send(TOPIC, _encode({"id": task_id, "payload": row}))
+        self._producer.flush()
+        while self._redis.hget(f"bench:task:{task_id}", "status") != b"COMPLETED":
+            pass
 
     def finished(self) -> int:
         """Give how many have ended."""

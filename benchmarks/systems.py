@@ -44,7 +44,7 @@ def _bare(name: str, threads: int) -> System:
             *("python", "-m", "benchmarks.bare", "worker"),
             *(stage.cluster.kafka, stage.redis_url, str(threads)),
         ],
-        pings=False,
+        pings=not threads,  # one at a time, threads would only add to it
     )
 
 
