@@ -83,6 +83,10 @@ class Pending:
         """Whether a record waits for this kind of executor."""
         return any(self._lanes[kind].values())
 
+    def count(self, kind: str) -> int:
+        """Give how many records wait for this kind of executor."""
+        return sum(map(len, self._lanes[kind].values()))
+
     def full(self) -> set[Lane]:
         """Give the topics of which there is enough in hand."""
         if self._bytes >= FULL_BYTES:

@@ -89,6 +89,10 @@ class Executor(ABC):
         """Give how many tasks to claim now."""
         return max(0, self.places - len(self._in_hand))
 
+    def lasts(self, _tasks: int) -> float:
+        """Give for how many seconds so many tasks more will do, as far as is known."""
+        return 0.0
+
     def wait_free(self, seconds: float) -> None:
         """Wait until a task ends (in any executor that shares the event), at most so long; then ask `free` again."""
         self._freed.wait(seconds)

@@ -56,6 +56,10 @@ class SeatedExecutor(Executor):
         in_hand = len(self._in_hand)
         return self.places + ahead - in_hand if in_hand < self._enough else 0
 
+    def lasts(self, tasks: int) -> float:
+        """Give for how many seconds so many tasks more will do, by how long tasks took lately."""
+        return LOOK_AHEAD_SECONDS * tasks / max(self._ahead, self.places)
+
     def stop(self) -> None:
         """Let the threads end after what they have; waits for none of them."""
         for _ in self._threads:

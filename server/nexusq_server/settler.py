@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 ROUND = 1000
 RETRY_SECONDS = 0.5
 #: From one round to the next while more is in hand, so that outcomes come together: a call costs as much as dozens of
-#: them.
-GATHER_SECONDS = 0.02
+#: them. Twice as long where fewer than a few have come.
+GATHER_SECONDS, FEW = 0.01, 8
 _encode = msgspec.json.Encoder().encode
 
 
@@ -119,6 +119,8 @@ class Settler(threading.Thread):
         while ends < 2:
             if self._in_hand and self._queue.qsize() < ROUND:
                 time.sleep(GATHER_SECONDS)
+                if self._in_hand and self._queue.qsize() < FEW:
+                    time.sleep(GATHER_SECONDS)
             waiting, ended = _take(self._queue)
             ready = []
             for found in waiting:

@@ -48,8 +48,9 @@ log = logging.getLogger(__name__)
 LATER_SECONDS = 1.0
 #: How long the loop waits for records, or for a free place while it has records.
 POLL_SECONDS = 0.1
-#: How soon Kafka is asked again while there are records enough for a claim: a poll costs as much as dozens of tasks.
-PAUSE_SECONDS = 0.05
+#: Kafka is asked again once such a share of what is in hand is used up, or so soon: a poll costs as much as dozens of
+#: tasks.
+PAUSE_SHARE, PAUSE_SECONDS = 0.1, 0.05
 #: How soon a failing Redis is asked again.
 RETRY_SECONDS = 0.5
 #: How often the loop sees to what is not urgent: cancels, parking, limits.
@@ -239,7 +240,8 @@ class Worker:
         free = self._asked is not None or (self.lease.held() and any(self.executors[kind].free() for kind in waiting))
         if waiting and not free:
             self.executors["thread"].wait_free(POLL_SECONDS)
-        if len(self._pending) >= CHUNK and time.monotonic() - self._polled < PAUSE_SECONDS:
+        lasts = min((self.executors[kind].lasts(self._pending.count(kind)) for kind in waiting), default=0.0)
+        if time.monotonic() - self._polled < min(PAUSE_SECONDS, PAUSE_SHARE * lasts):
             return
         full = {topic(*lane) for lane in self._pending.full()}
         self.intake.hold(full)

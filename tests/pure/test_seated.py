@@ -38,11 +38,15 @@ def test_tasks_are_claimed_ahead_while_they_are_short(make: Callable[[Ends], Sea
             assert executor.free() > 1
 
         eventually(ahead)
+        short = executor.lasts(1000)
 
         # when one takes long, then it asks for none that would wait behind it
         long = claimed(handlers.spinning)
         executor.start(long, handler(handlers.spinning))
         eventually(lambda: _none(executor))
+
+        # ... and what waits will do for longer
+        assert executor.lasts(1000) > 2 * short
         executor.cancel(long.id)
         ends.of(long)
     finally:
