@@ -1,8 +1,8 @@
 """The child process that runs handlers for `process_pool`, one at a time, and the messages that both speak.
 
 ``python -m nexusq_server.process_child``: the main thread runs handlers, another one reads its stdin. Messages are
-msgpack. It ends when its stdin does: at once while a handler runs, since then its parent
-has died. It must load neither Kafka's client nor Redis's, and a handler must not reach the pipes through 0 and 1.
+msgpack. It ends when its stdin does: at once while a handler runs, since then its parent has died. It must load neither
+Kafka's client nor Redis's, and a handler must not reach the pipes through 0 and 1.
 """
 
 from __future__ import annotations
