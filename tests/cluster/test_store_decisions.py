@@ -176,6 +176,40 @@ def test_a_retry_whose_settling_redis_has_lost_is_settled_again(
     redis_client.zrem("nexusq:due", task.task_id)
 
 
+def test_an_outcome_that_is_written_again_after_its_retry_was_promoted_is_dropped(
+    store: Store, redis_client: redis.Redis, worker: str
+) -> None:
+    # given a task whose first attempt failed, and whose second one Kafka has
+    task = new_task()
+    claim(store, worker, [(task, 1)])
+    failed = scheduled(task, due_us=now_us() - 1)
+    store.settle(worker, [failed])
+    store.promote([as_due(task, 2)])
+
+    # then the first outcome, written again since it may have been lost, is known
+    assert [DROPPED] == store.settle(worker, [failed])
+    assert ("QUEUED", '[{"attempt":1}]') == tuple(state(redis_client, task)[field] for field in ("status", "history"))
+
+    # and an outcome of the second attempt is one whose claim was lost
+    assert [LOST] == store.settle(worker, [outcome(task, attempt=2)])
+
+
+def test_the_record_of_a_retry_is_that_attempt_even_if_redis_has_lost_the_failure_before_it(
+    store: Store, redis_client: redis.Redis, worker: str
+) -> None:
+    # given a claim from which on Redis forgot everything, also that the attempt failed and the next one is in Kafka
+    task = new_task()
+    claim(store, worker, [(task, 1)])
+
+    # then the record of the second attempt is the second attempt
+    assert [2] == answers(claim(store, worker, [(task, 2)]))
+
+    # and the outcome of the first, written again, is dropped
+    assert [DROPPED] == store.settle(worker, [scheduled(task)])
+    assert [SETTLED] == store.settle(worker, [outcome(task, attempt=2)])
+    assert "2" == state(redis_client, task)["attempt"]
+
+
 # Due tasks
 
 

@@ -60,6 +60,8 @@ for i = 1, #records / 3 do
       answer = attempt
       -- An attempt is charged only where the handler had started when its worker died.
       if call('SISMEMBER', 'nexusq:worker:' .. past[1] .. ':running', id) == 1 then answer = answer + 1 end
+      -- A record of a later attempt says that those before it have ended, whatever Redis has lost of that.
+      if answer < number then answer = number end
     end
   else
     answer = attempt < number and number or attempt + 1

@@ -18,7 +18,8 @@ for at = 0, #outcomes - 10, 10 do
   local key = 'nexusq:task:' .. id
   local state = call('HMGET', key, 'status', 'worker', 'attempt', 'ttl')
   local before = state[1]
-  if not before or before == 'QUEUED' or (before == 'SCHEDULED' and tonumber(state[3] or 0) < number) then
+  if not before or ((before == 'QUEUED' or before == 'SCHEDULED') and tonumber(state[3] or 0) < number) then
+    -- Waiting after this very attempt, it was settled before, and its next record may be in Kafka already.
     answer = -1
   elseif before ~= 'IN_PROGRESS' or state[2] ~= me or tonumber(state[3]) ~= number then
     answer = 0
