@@ -128,6 +128,16 @@ def test_a_claim_whose_answer_was_lost_is_given_again(store: Store, worker: str)
     assert [1] == answers(claim(store, worker, [(task, 1)]))
 
 
+def test_a_claim_that_redis_went_back_to_costs_its_own_worker_no_attempt(store: Store, worker: str) -> None:
+    # given a task that ran, and a Redis that has lost how it ended and not that it ran
+    task = new_task()
+    claim(store, worker, [(task, 1)])
+    store.renew_lease(worker, LEASE, {"queues": "none"}, [task.task_id])
+
+    # then its worker, which has not died, runs it again as the same attempt
+    assert [1] == answers(claim(store, worker, [(task, 1)]))
+
+
 @pytest.mark.parametrize("status", ["COMPLETED", "FAILED"])
 def test_a_task_that_has_ended_is_not_claimed_again(store: Store, worker: str, status: str) -> None:
     task = new_task()

@@ -58,8 +58,9 @@ for i = 1, #records / 3 do
       answer = -1
     else
       answer = attempt
-      -- An attempt is charged only where the handler had started when its worker died.
-      if call('SISMEMBER', 'nexusq:worker:' .. past[1] .. ':running', id) == 1 then answer = answer + 1 end
+      -- An attempt is charged only where the handler had started when its worker died: this one has not.
+      local running = 'nexusq:worker:' .. past[1] .. ':running'
+      if past[1] ~= me and call('SISMEMBER', running, id) == 1 then answer = answer + 1 end
       -- A record of a later attempt says that those before it have ended, whatever Redis has lost of that.
       if answer < number then answer = number end
     end
