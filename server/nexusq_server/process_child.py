@@ -1,8 +1,8 @@
 """The child process that runs handlers for `process_pool`, one at a time, and the messages that both speak.
 
-``python -m nexusq_server.process_child``: the main thread runs handlers, another one reads its stdin. Messages are
-msgpack. It ends when its stdin does: at once while a handler runs, since then its parent has died. It must load neither
-Kafka's client nor Redis's, and a handler must not reach the pipes through 0 and 1.
+``python -m nexusq_server.process_child``: the main thread reads stdin and runs handlers, another one waits for stdin's
+end. Messages are msgpack. It ends when its stdin does: at once while a handler runs, since then its parent has died. It
+must load neither Kafka's client nor Redis's, and a handler must not reach the pipes through 0 and 1.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import faulthandler
 import logging
 import os
 import resource
+import select
 import signal
 import sys
 import threading
 import time
 from datetime import timedelta
 from pathlib import Path
-from queue import SimpleQueue
 
 import msgspec
 
@@ -118,21 +118,21 @@ def rss_bytes() -> int:
 
 
 class _Child:
-    """What the two threads share: requests, and whether one is being run."""
+    """What its threads share: whether a request is being run, whether the parent is gone, what the handler says."""
 
     def __init__(self, inbound: int, outbound: int) -> None:
-        self._inbox = Inbox(inbound)
+        self._inbound = inbound
         self._outbound = outbound
-        self._requests: SimpleQueue[bytes | None] = SimpleQueue()
         self._current: CurrentTask | None = None  # written by the main thread, read by the one that tells remarks
         self._writing = threading.Lock()
-        # Set by the reading thread before it hands a request over, cleared by the main thread once it is done: they
-        # take turns, since the parent asks one thing at a time.
+        # One thread sets its own of these two, then looks at the other's: one of them sees both.
         self._busy = False
+        self._orphaned = False
 
     def run(self) -> None:
         """Load the handlers, then run what is asked for until the parent says no more."""
-        hello = self._inbox.next()
+        inbox = Inbox(self._inbound)
+        hello = inbox.next()
         if hello is None:
             return
         told = msgspec.msgpack.decode(hello, type=Hello)
@@ -144,7 +144,10 @@ class _Child:
         write(self._outbound, b"")
         threading.Thread(target=self._remarks, name="remarks", daemon=True).start()
         decode = msgspec.msgpack.Decoder(Request).decode
-        while (message := self._requests.get()) is not None:
+        while (message := inbox.next()) is not None:
+            self._busy = True
+            if self._orphaned:
+                return
             ended = self._attempt(decode(message), handlers, told.max_result_bytes)
             reply = encode(Reply.of(ended, rss_bytes() if told.tells_memory else 0))
             self._busy = False
@@ -166,12 +169,14 @@ class _Child:
             write(self._outbound, REMARK + encode(Remark(note.fraction, note.text, note.lines)))
 
     def _listen(self) -> None:
-        while (message := self._inbox.next()) is not None:
-            self._busy = True
-            self._requests.put(message)
+        """Wait for stdin's end. Reading is the main thread's: to hand each message over would cost time."""
+        poll = select.poll()
+        poll.register(self._inbound, 0)  # nothing but its end
+        while not poll.poll():
+            pass
+        self._orphaned = True
         if self._busy:
             os._exit(1)
-        self._requests.put(None)
 
     def _attempt(self, request: Request, handlers: dict[str, Handler], max_result_bytes: int) -> Ended:
         handler = find_handler(handlers, request.task_type)
