@@ -1,5 +1,6 @@
-"""CPU-bound tasks of 5 ms on NexusQ's processes, beside `concurrent.futures.ProcessPoolExecutor` on the same function.
+"""CPU-bound tasks of 5 ms on NexusQ's processes, between two halves of `concurrent.futures.ProcessPoolExecutor`.
 
+The same function for both. A machine's speed changes within seconds, so what is compared surrounds the other.
 ``python -m benchmarks.cpu PROCESSES`` is the pool, asked as every client is.
 """
 
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor
 
@@ -53,9 +55,7 @@ def measure_cpu(stage: Stage, seconds: float, results: Results) -> None:
     """Measure both once."""
     processes = len(os.sched_getaffinity(0))
     units, count = job.units_for(TASK_SECONDS), int(seconds * processes / TASK_SECONDS)
-    with stage.client("benchmarks.cpu", [str(processes)]) as pool:
-        pool.ask("submit_burns", count, units)
-        results.add("cpu", POOL, drain(pool, count, lambda: False, WINDOW), "tasks/s", processes=processes, units=units)
+    halves = [_pool(stage, processes, count // 2, units)]
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(stage.nexusq_client(QUEUE))
         stack.callback(client.ask, "clear")
@@ -63,7 +63,15 @@ def measure_cpu(stage: Stage, seconds: float, results: Results) -> None:
         command = stage.nexusq_worker(QUEUE, THREADS, "--processes", str(processes))
         worker = stack.enter_context(stage.running("burns", command, stage.nexusq_environment))
         rate = drain(client, count, worker.ended, WINDOW)
-        results.add("cpu", NEXUSQ, rate, "tasks/s", processes=processes, units=units)
+    halves.append(_pool(stage, processes, count // 2, units))
+    results.add("cpu", POOL, statistics.mean(halves), "tasks/s", processes=processes, units=units, halves=halves)
+    results.add("cpu", NEXUSQ, rate, "tasks/s", processes=processes, units=units)
+
+
+def _pool(stage: Stage, processes: int, count: int, units: int) -> float:
+    with stage.client("benchmarks.cpu", [str(processes)]) as pool:
+        pool.ask("submit_burns", count, units)
+        return drain(pool, count, lambda: False, WINDOW)
 
 
 if __name__ == "__main__":

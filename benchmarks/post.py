@@ -1,8 +1,12 @@
-"""``POST /tasks`` one by one over 64 connections, beside an endpoint that only echoes. One generator for both."""
+"""``POST /tasks`` one by one over 64 connections, between two halves of an endpoint that only echoes.
+
+One generator for both. A machine's speed changes within seconds, so what is compared surrounds the other.
+"""
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -25,7 +29,7 @@ BUSY = 0.9
 
 
 def measure_post(stage: Stage, seconds: float, results: Results) -> None:
-    """Measure both once, one after the other; forget the tasks, which nobody will run."""
+    """Measure both once; forget the tasks, which nobody will run."""
     # A queue that no worker serves: what is measured is how tasks are taken.
     task = {
         "taskType": "BENCH_NOOP",
@@ -34,11 +38,16 @@ def measure_post(stage: Stage, seconds: float, results: Results) -> None:
     }
     body = json.dumps(task).encode()
     (port,) = free_ports(1)
+    echo, ours = f"http://127.0.0.1:{port}/tasks", f"{stage.cluster.url}/tasks"
     with stage.running("echo", ["python", "-m", "benchmarks.echo", str(port)]):
-        _wait(f"http://127.0.0.1:{port}/tasks", body)
-        _load(ECHO, f"http://127.0.0.1:{port}/tasks", seconds, body, results)
-    _wait(f"{stage.cluster.url}/tasks", body)
-    _load(NEXUSQ, f"{stage.cluster.url}/tasks", seconds, body, results)
+        _wait(echo, body)
+        _wait(ours, body)
+        halves = [_load(echo, seconds / 2, body)]
+        said = _load(ours, seconds, body)
+        halves.append(_load(echo, seconds / 2, body))
+    rate, busy = (statistics.mean(half[name] for half in halves) for name in ("rate", "generator_cpu"))
+    results.add("post", ECHO, rate, "requests/s", generator_cpu=busy, halves=halves)
+    results.add("post", NEXUSQ, said.pop("rate"), "requests/s", **said)
     with redis.Redis.from_url(stage.cluster.redis_url) as client:
         keys = list(client.scan_iter(f"{redis_layout.TASK}*", count=5000))
         for start in range(0, len(keys), 5000):
@@ -59,7 +68,7 @@ def _wait(url: str, body: bytes) -> None:
             return
 
 
-def _load(name: str, url: str, seconds: float, body: bytes, results: Results) -> None:
+def _load(url: str, seconds: float, body: bytes) -> dict[str, float]:
     answer = subprocess.run(
         [sys.executable, "-m", "benchmarks.load", url, str(CONNECTIONS), str(seconds)],
         input=body,
@@ -68,5 +77,5 @@ def _load(name: str, url: str, seconds: float, body: bytes, results: Results) ->
         check=True,
         timeout=60 + seconds,
     )
-    said = json.loads(answer.stdout)
-    results.add("post", name, said.pop("rate"), "requests/s", **said)
+    said: dict[str, float] = json.loads(answer.stdout)
+    return said

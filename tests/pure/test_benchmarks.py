@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from benchmarks import job, report, sizing
+from benchmarks.cpu import POOL
 from benchmarks.goals import verdicts
 from benchmarks.results import Results
 from benchmarks.systems import BARE, BARE_INLINE, BARE_THREADS, NEXUSQ
@@ -48,6 +49,16 @@ def test_a_goal_is_met_from_its_bound_on() -> None:
 
     assert {"≥ 0.9 × bare loop, 8 threads": True} == judged(at)
     assert {"≥ 0.9 × bare loop, 8 threads": False} == judged(below)
+
+
+def test_what_a_round_measures_around_the_same_time_is_compared_within_the_round() -> None:
+    # given a machine that is three times as fast in the last round
+    results = a_run()
+    for ours, pool in ((96, 100), (97, 100), (240, 300)):
+        results.add("cpu", NEXUSQ, ours, "tasks/s")
+        results.add("cpu", POOL, pool, "tasks/s")
+
+    assert ["0.96 ×"] == [verdict.seen for verdict in verdicts(results)]
 
 
 def test_the_best_peer_is_neither_nexusq_nor_a_bare_loop() -> None:
