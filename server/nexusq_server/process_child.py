@@ -172,8 +172,7 @@ class _Child:
         """Wait for stdin's end. Reading is the main thread's: to hand each message over would cost time."""
         poll = select.poll()
         poll.register(self._inbound, 0)  # nothing but its end
-        while not poll.poll():
-            pass
+        poll.poll()
         self._orphaned = True
         if self._busy:
             os._exit(1)
