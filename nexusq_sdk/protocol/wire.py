@@ -18,11 +18,15 @@ class Strict(Struct, rename="camel", kw_only=True, omit_defaults=True, forbid_un
     """What a client sends: an unknown field is refused, since it is most likely a misspelt one."""
 
 
+class StrictValue(Struct, rename="camel", kw_only=True, omit_defaults=True, forbid_unknown_fields=True, frozen=True):
+    """The same, for what never changes: it can be a key."""
+
+
 class Answer(Struct, rename="camel", kw_only=True, omit_defaults=True):
     """What the server sends: unknown fields are passed over, so that an older SDK reads a newer server."""
 
 
-class Backoff(Strict):
+class Backoff(StrictValue, frozen=True):
     """How long to wait before the next attempt: a random time up to ``initial * 2**n``, at most `cap` ("full jitter").
 
     n counts the attempts that have failed, from 0. Source: "Exponential Backoff And Jitter", AWS Architecture Blog,
@@ -33,7 +37,7 @@ class Backoff(Strict):
     cap_seconds: float = 300.0
 
 
-class Options(Strict):
+class Options(StrictValue, frozen=True):
     """How a task or every task of a batch is to be handled. What is not given is the task type's, then the server's."""
 
     queue: str | None = None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any
 
+import redis
 import redis.asyncio
 
 from nexusq_sdk.protocol import redis_layout
@@ -21,25 +24,25 @@ class Accepted:
         self._settings = settings
         # A connection of its own: one from the pool is looked at first, which takes a turn of a busy loop.
         self._client = client.client()
+        self._turn = asyncio.Lock()
         self._submit, self._close = register(self._client, "submit"), register(self._client, "close_batch")
 
     async def submit(self, tasks: Sequence[NewTask]) -> int:
         """Write the state of tasks that nobody has written yet; give how many those were."""
-        await self._connected()
         written = 0
         for call in submissions(tasks, self._settings):
-            written += await self._submit(**call)
+            written += await self._call(self._submit, **call)
         return written
 
     async def close_batch(
         self, batch_id: str, size: int, task_type: str, queue: str, ttl_seconds: float | None
     ) -> None:
         """Record that a batch has all its tasks: `size` of them. For a batch whose last chunk has no rows."""
-        await self._connected()
         ttl = "" if ttl_seconds is None else repr(ttl_seconds)
         lane = "" if queue == DEFAULT_QUEUE else queue
         kept, gone = self._settings.result_ttl.total_seconds(), self._settings.gone_ttl.total_seconds()
-        await self._close(
+        await self._call(
+            self._close,
             keys=[redis_layout.batch_key(batch_id), redis_layout.RECENT],
             args=[batch_id, size, task_type, lane, ttl, now_us(), kept, gone],
         )
@@ -48,6 +51,14 @@ class Accepted:
         """Let go of the connection."""
         await self._client.aclose()
 
-    async def _connected(self) -> None:
-        if self._client.connection is None:
-            await self._client.initialize()
+    async def _call(self, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run a script by its connection, past the client, which takes as long for a call as all the rest of it."""
+        async with self._turn:
+            if self._client.connection is None:
+                await self._client.initialize()
+            connection: Any = self._client.connection
+            try:
+                await connection.send_command("EVALSHA", script.sha, len(keys), *keys, *args)
+                return await connection.read_response()
+            except (redis.ConnectionError, redis.exceptions.NoScriptError):
+                return await script(keys=keys, args=args)  # this connects and loads

@@ -36,6 +36,9 @@ class _Gathering:
         if parts and not self._transport.is_closing():
             self._transport.writelines(parts)
 
+    def is_closing(self) -> bool:  # asked with each answer
+        return self._transport.is_closing()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -35,20 +36,13 @@ def plan(options: Options | None, now_us: int) -> Plan:
     """
     if options is None:
         return Plan(DEFAULT_QUEUE, Priority.NORMAL, None, None, b"")
-    queue = options.queue or DEFAULT_QUEUE
-    if QUEUE.fullmatch(queue) is None or queue in RESERVED_QUEUES:
-        raise InvalidRequest(
-            f"expected queue to be a name such as 'reports' (a-z, 0-9, '_', '-'; 60 at most; "
-            f"not {', '.join(sorted(RESERVED_QUEUES))}), got {queue!r}",
-            field="options.queue",
-        )
-    fault = fault_in(options)
-    if fault is not None:
-        raise InvalidRequest(fault.message, field=f"options.{fault.name}")
+    if options.delay_seconds is None and options.eta is None and options.idempotency_key is None:
+        return _plain(options)  # most likely the same as those of the request before
+    _check(options)
     due_us = _due_us(options, now_us)
     if due_us is not None:
         options = replace(options, delay_seconds=None, eta=datetime.fromtimestamp(due_us / 1e6, UTC))
-    return Plan(queue, options.priority or Priority.NORMAL, options.result_ttl_seconds, due_us, encode_options(options))
+    return _made(options, due_us)
 
 
 def with_key(options: Options | None, header: str | None) -> Options | None:
@@ -85,6 +79,35 @@ def keyed_id(options: Options | None, given: str | None, name: str) -> str | Non
             f"expected {name} to be left out or {made!r}, which idempotencyKey stands for, got {given!r}", field=name
         )
     return made
+
+
+@functools.lru_cache(100)
+def _plain(options: Options) -> Plan:
+    _check(options)
+    return _made(options, None)
+
+
+def _made(options: Options, due_us: int | None) -> Plan:
+    return Plan(
+        options.queue or DEFAULT_QUEUE,
+        options.priority or Priority.NORMAL,
+        options.result_ttl_seconds,
+        due_us,
+        encode_options(options),
+    )
+
+
+def _check(options: Options) -> None:
+    queue = options.queue or DEFAULT_QUEUE
+    if QUEUE.fullmatch(queue) is None or queue in RESERVED_QUEUES:
+        raise InvalidRequest(
+            f"expected queue to be a name such as 'reports' (a-z, 0-9, '_', '-'; 60 at most; "
+            f"not {', '.join(sorted(RESERVED_QUEUES))}), got {queue!r}",
+            field="options.queue",
+        )
+    fault = fault_in(options)
+    if fault is not None:
+        raise InvalidRequest(fault.message, field=f"options.{fault.name}")
 
 
 def _due_us(options: Options, now_us: int) -> int | None:

@@ -234,7 +234,8 @@ class Outlet:
                     batch.why = LeaderNotAvailableError(f"{batch.to} has no leader")
                 else:
                     by_leader.setdefault(leader, {}).setdefault(batch.to, batch)  # a request has room for one of each
-            await asyncio.gather(*(_ask(client, leader, asked, wait_ms) for leader, asked in by_leader.items()))
+            asking = [_ask(client, leader, asked, wait_ms) for leader, asked in by_leader.items()]
+            await (asking[0] if len(asking) == 1 else asyncio.gather(*asking))
             for batch in waiting:
                 if isinstance(batch.why, MessageSizeTooLargeError) and len(batch.entries) > 1:
                     # Its brokers take less than others. Of the halves, the one without the largest record may fit.

@@ -13,8 +13,8 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Router
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Match, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nexusq_sdk.protocol.wire import FieldError, Problem
 
@@ -228,12 +228,20 @@ class Guard:
         self.routes = router.routes
         self._router = router
         self._handlers = handlers
+        # The router tries one route after the other and fills in what such a path has none of.
+        self._plain: dict[tuple[str, str], ASGIApp] = {
+            (method, route.path): route.app
+            for route in router.routes
+            if isinstance(route, Route) and not route.param_convertors
+            for method in route.methods or ()
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, as ASGI has it."""
         scope["app"] = self  # tells the router to raise what it would answer in plain text
+        found = self._plain.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         try:
-            await self._router(scope, receive, send)
+            await (found or self._router)(scope, receive, send)
         except Exception as error:
             if scope["type"] != "http":
                 raise

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
+import httpx
 import pytest
 import redis
 
@@ -31,3 +33,28 @@ def test_a_connection_that_was_closed_is_a_redis_that_is_away_and_the_next_try_s
         await client.aclose()
 
     uvloop.run(use_it())
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        pytest.param(lambda client: client.script_flush(), id="has forgotten its scripts"),
+        pytest.param(lambda client: client.client_kill_filter(_type="normal", skipme=True), id="has cut connections"),
+    ],
+)
+def test_what_is_accepted_has_its_state_at_once_though_redis(
+    happens: Callable[[redis.Redis], object], http: httpx.Client, redis_client: redis.Redis, queue: str
+) -> None:
+    options = {"queue": queue, "allowUnknown": True}
+    one = {"taskType": "ECHO", "payload": 1, "options": options}
+    batch = {"taskType": "ECHO", "payloads": [], "last": True, "options": options}
+    for path, body in (("/tasks", one), ("/batches", batch)):
+        # given that it has happened since the last submit
+        http.post(path, json=body).raise_for_status()
+        happens(redis_client)
+
+        # when the next one is accepted
+        accepted = http.post(path, json=body).raise_for_status().json()
+
+        # then it can be asked for
+        assert 200 == http.get(f"{path}/{accepted.get('taskId') or accepted['batchId']}").status_code
