@@ -19,7 +19,7 @@ from nexusq_server.slots import Slots
 from nexusq_server.work import Claimed, Ended
 
 #: Tasks are claimed for about so long ahead, so that no place waits for a claim.
-LOOK_AHEAD_SECONDS = 0.05
+LOOK_AHEAD_SECONDS = 0.1
 #: ... but never more than so many for each place, however short they have been lately.
 LOOK_AHEAD_TASKS = 250
 
