@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 ROUND = 1000
 RETRY_SECONDS = 0.5
 #: From one round to the next while more is in hand, so that outcomes come together: a call costs as much as dozens of
-#: them. Twice as long where fewer than a few have come.
-GATHER_SECONDS, FEW = 0.01, 8
+#: them. Twice as long where fewer than a few have come, and where many more are in hand four times: those end later.
+GATHER_SECONDS, FEW, MANY = 0.01, 8, 16
 _encode = msgspec.json.Encoder().encode
 
 
@@ -120,7 +120,7 @@ class Settler(threading.Thread):
             if self._in_hand and self._queue.qsize() < ROUND:
                 time.sleep(GATHER_SECONDS)
                 if self._in_hand and self._queue.qsize() < FEW:
-                    time.sleep(GATHER_SECONDS)
+                    time.sleep(GATHER_SECONDS * (3 if len(self._in_hand) > MANY else 1))
             waiting, ended = _take(self._queue)
             ready = []
             for found in waiting:
