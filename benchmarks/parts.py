@@ -45,6 +45,12 @@ def cpu_seconds(parts: Mapping[str, int]) -> dict[str, float]:
     return used
 
 
+def process_seconds(pid: int) -> float:
+    """Give how much CPU a process has used so far, without those that it has started."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 def own_cpu_seconds() -> float:
     """Give how much CPU this process and all that it has started have used so far: what ended meanwhile is missing."""
     return cpu_seconds({"all": psutil.Process().pid})["all"]

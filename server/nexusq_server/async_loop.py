@@ -103,15 +103,17 @@ class AsyncExecutor(Executor):
             task.cancel()
 
     async def _run(self, run: Claimed, place: int) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._began(place, run)
-        self._tasks[run] = task
-        CURRENT.set(run)
-        ended = await self._attempt(run)
-        # Nothing is awaited from here on: a late cancel finds nothing to interrupt.
-        del self._tasks[run]
-        self._ended(place, run, ended)
+        # Looked at again: many may have begun since it was taken, and the process may have been stopped meanwhile.
+        if self._may_start(run):
+            task = asyncio.current_task()
+            assert task is not None
+            self._began(place, run)
+            self._tasks[run] = task
+            CURRENT.set(run)
+            ended = await self._attempt(run)
+            # Nothing is awaited from here on: a late cancel finds nothing to interrupt.
+            del self._tasks[run]
+            self._ended(place, run, ended)
         self._places.append(place)
         if self._queued:
             self._begin()

@@ -167,8 +167,10 @@ class Executor(ABC):
 
     def _take(self, run: Claimed) -> bool:
         """Take a queued run to start it; False if it was cancelled or given back, or is perhaps another worker's."""
-        if self._queued.pop(run, _ABSENT) is _ABSENT:
-            return False
+        return self._queued.pop(run, _ABSENT) is not _ABSENT and self._may_start(run)
+
+    def _may_start(self, run: Claimed) -> bool:
+        """Whether the lease of a run lasts; if not, it is out of hand: it may be another worker's."""
         if self._slots.covers(run.lease):
             return True
         self._in_hand.discard(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -166,3 +167,33 @@ def test_an_exception_is_told_without_the_loops_frames(loop: AsyncExecutor, ends
 
 def test_a_payload_that_does_not_fit_is_hopeless(loop: AsyncExecutor, ends: Ends) -> None:
     assert run(loop, ends, handlers.nap, wrong=1).hopeless
+
+
+def test_what_was_taken_but_has_not_begun_does_not_start_once_the_lease_has_run_out(
+    loop: AsyncExecutor, ends: Ends
+) -> None:
+    held, go = threading.Event(), threading.Event()
+
+    @task("BLOCKS")
+    async def blocks() -> None:
+        held.set()
+        assert go.wait(30)
+
+    @task("OUTLASTS")
+    async def outlasts() -> None:
+        ends.slots.renew(0.0, anew=False)  # as if the process had been stopped for longer than its lease lasts
+
+    # given two tasks that the loop takes in one turn, and a lease that runs out before the second one begins
+    first, second = claimed(outlasts), claimed(outlasts)
+    loop.start(claimed(blocks), handler(blocks), None)
+    assert held.wait(30)
+    for one in (first, second):
+        loop.start(one, handler(outlasts), None)
+    go.set()
+
+    # then that one is not started, and given up
+    assert Status.COMPLETED is ends.of(first).status
+    wait_idle(loop)
+    assert [second] == loop.lapsed()
+    assert id_of(second) not in ends.ended
+    assert 3 == loop.free()
