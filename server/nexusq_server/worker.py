@@ -141,8 +141,7 @@ class Worker:
         deadline = time.monotonic() + self._settings.grace.total_seconds()
         self.scheduler.end()
         self._finish_claim()
-        waiting = [claimed for executor in self.executors.values() for claimed in executor.take_back()]
-        self._hand_back(waiting)
+        self._hand_back([claimed for executor in self.executors.values() for claimed in executor.take_back()])
         while time.monotonic() < deadline and not all(executor.idle() for executor in self.executors.values()):
             self.intake.hold(self.intake.topics)
             self.intake.poll(0)
@@ -190,11 +189,12 @@ class Worker:
             # Redis may have forgotten why records were skipped: they are read again, and what has ended is skipped
             # again.
             self.intake.rewind()
-            now = time.monotonic()
             self._later += [(now, received) for received in self._pending.clear() if received in self.parking]
             self.durability.durable = {}
             self.durability.restarted.clear()
-        self._not_mine([claimed for executor in self.executors.values() for claimed in executor.lapsed()])
+        # Back at once: whoever has their records by now would wait for this worker, which lives again.
+        self._hand_back(lapsed := [claimed for executor in self.executors.values() for claimed in executor.lapsed()])
+        self._returned.extend(claimed.received for claimed in lapsed)
         self._cancel_asked()
         self._note()
         in_hand = (claimed.received for claimed in list(self._held.values()))
