@@ -214,3 +214,12 @@ def unknown_type(claimed: Claimed, known: list[str]) -> Ended:
     """Give the end of a task whose type this worker does not know."""
     message = f"expected a task type that this worker knows ({', '.join(known)}), got {claimed.task_type!r}"
     return failed(TaskError(type="UnknownTaskType", message=message), now_us(), hopeless=True)
+
+
+def given_up(deliveries: int) -> Ended:
+    """Give the end of a task whose workers have died, each time that it was claimed."""
+    message = (
+        f"expected the task to end, but it was claimed {deliveries - 1} times and its worker died each time "
+        f"(NEXUSQ_MAX_DELIVERIES); does its handler take the worker down?"
+    )
+    return failed(TaskError(type="WorkerLost", message=message), now_us(), hopeless=True)

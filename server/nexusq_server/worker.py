@@ -18,7 +18,6 @@ import redis
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from nexusq_sdk.protocol.wire import TaskError
 from nexusq_server.clock import now_us
 from nexusq_server.dead_letters import DeadLetters
 from nexusq_server.durability import Durability
@@ -40,7 +39,7 @@ from nexusq_server.settler import Settler
 from nexusq_server.states import ALONE, GIVEN_UP, LATER, SKIP, Unusual
 from nexusq_server.store import CHUNK, Store, connect, is_full
 from nexusq_server.topics import START_TIMEOUT, ensure_topics, topic
-from nexusq_server.work import Claimed, Ended, Received, failed, unknown_type
+from nexusq_server.work import Claimed, Received, given_up, unknown_type
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +74,7 @@ class Worker:
         self._look = dict.fromkeys(KINDS, 0)  # how many records to look at, where that is more than can be started
         self._later: list[tuple[float, Received]] = []
         self._returned: deque[Received] = deque()  # filled by the settler, emptied by the loop: to be claimed again
+        self._lapsed: list[Claimed] = []  # to be handed back, as soon as Redis answers
         self._held: dict[str, Claimed] = {}  # in hand: added by the loop, taken out by the settler
         self._policies = Policies(settings, handlers)
 
@@ -166,17 +166,19 @@ class Worker:
         self.health.end()
         log.info("worker %s has stopped after %d tasks", self.id, self.settler.count)
 
-    def _hand_back(self, tasks: list[Claimed]) -> None:
-        """Give tasks back, without charging an attempt: whoever polls their records next may start them at once."""
+    def _hand_back(self, tasks: list[Claimed]) -> bool:
+        """Give tasks back uncharged: whoever polls their records next may start them. False: Redis is away."""
         if not tasks:
-            return
-        log.info("%d tasks that were claimed and have not ended are handed back", len(tasks))
+            return True
         try:
             self.store.hand_back(self.id, [(claimed.id, claimed.attempt) for claimed in tasks])
         except redis.RedisError as error:
-            log.warning("Redis is away: what was claimed is taken over when the lease has ended: %s", error)
+            log.warning("Redis is away, %d tasks that were claimed are not handed back: %s", len(tasks), error)
+            return False
+        log.info("%d tasks that were claimed and have not ended are handed back", len(tasks))
         for claimed in tasks:
             self._let_go(claimed)
+        return True
 
     def _tend(self) -> None:
         """See to what is not urgent, a few times a second."""
@@ -192,9 +194,11 @@ class Worker:
             self._later += [(now, received) for received in self._pending.clear() if received in self.parking]
             self.durability.durable = {}
             self.durability.restarted.clear()
-        # Back at once: whoever has their records by now would wait for this worker, which lives again.
-        self._hand_back(lapsed := [claimed for executor in self.executors.values() for claimed in executor.lapsed()])
-        self._returned.extend(claimed.received for claimed in lapsed)
+        # Whoever has their records by now would wait for this worker, which lives again.
+        self._lapsed += [claimed for executor in self.executors.values() for claimed in executor.lapsed()]
+        if self._hand_back(self._lapsed):
+            self._returned.extend(claimed.received for claimed in self._lapsed)
+            self._lapsed = []
         self._cancel_asked()
         self._note()
         in_hand = (claimed.received for claimed in list(self._held.values()))
@@ -329,7 +333,7 @@ class Worker:
         self._held[received.task_id] = claimed
         handler = find_handler(self._handlers, claimed.task_type)
         if how.how == GIVEN_UP:
-            self.settler.add(claimed, _given_up(how.deliveries))
+            self.settler.add(claimed, given_up(how.deliveries))
         elif handler is None:
             self.settler.add(claimed, unknown_type(claimed, sorted(self._handlers)))
         else:
@@ -362,14 +366,6 @@ class Worker:
             "rejected": self.dead_letters.count,
             "startedUs": self._started_us,
         }
-
-
-def _given_up(deliveries: int) -> Ended:
-    message = (
-        f"expected the task to end, but it was claimed {deliveries - 1} times and its worker died each time "
-        f"(NEXUSQ_MAX_DELIVERIES); does its handler take the worker down?"
-    )
-    return failed(TaskError(type="WorkerLost", message=message), now_us(), hopeless=True)
 
 
 def run(settings: Settings) -> int:

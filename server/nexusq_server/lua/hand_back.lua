@@ -1,4 +1,4 @@
--- Gives tasks back that a stopping worker has claimed and not ended: QUEUED again, no attempt charged.
+-- Gives tasks back that a worker has claimed and will not end: QUEUED again, no attempt charged.
 -- KEYS: none
 -- ARGV[1] worker id   ARGV[2] default ttl seconds   ARGV[3] seconds an expired id is remembered   ARGV[4] now in µs as text
 -- ARGV[5] msgpack [[task id, attempt], ...]
