@@ -228,7 +228,7 @@ class Guard:
         self.routes = router.routes
         self._router = router
         self._handlers = handlers
-        # The router tries one route after the other and fills in what such a path has none of.
+        # Paths without parameters, found at once: the router tries one route after the other.
         self._plain: dict[tuple[str, str], ASGIApp] = {
             (method, route.path): route.app
             for route in router.routes

@@ -74,6 +74,38 @@ def test_what_a_frozen_worker_had_claimed_and_not_started_is_not_run_when_it_tha
     assert 1 == len(again), "the one that had started"
 
 
+def test_what_a_worker_without_a_lease_may_not_start_is_queued_again_at_once(
+    client: nexusq_sdk.Client, queue: str, crew: Crew, ledger: Ledger
+) -> None:
+    # given a worker with one thread, which has claimed a few tasks ahead since they have been quick
+    [hand] = crew.start(queue, **SHORT, NEXUSQ_CONCURRENCY="1")
+    client.submit_batch("TRACE", ledger.rows(200), queue=queue).wait(timeout=20)
+    before = ledger.count()
+    rows = [row | {"line": f"slow-{row['line']}"} for row in ledger.rows(20, 0.5)]
+    batch = client.submit_batch("TRACE", rows, queue=queue)
+    eventually(lambda: started(ledger, before, 1))
+    assert batch.counts()["IN_PROGRESS"] > 1
+
+    # when its lease runs out; then it has nothing in hand that others would wait for, alive as it is
+    keeper = hand.keeper()
+    keeper.suspend()
+    try:
+        eventually(lambda: holds_nothing(batch), 30)
+    finally:
+        keeper.resume()
+
+    # and it runs all of them once it has a lease again: each once, as the first attempt
+    batch.wait(timeout=30)
+    ran = {run.line: run.attempt for run in ledger.runs() if run.line.startswith("slow-")}
+    assert dict.fromkeys((row["line"] for row in rows), 1) == ran
+    assert {1} == {count for line, count in ledger.count().items() if line.startswith("slow-")}
+
+
+def holds_nothing(batch: nexusq_sdk.Batch) -> None:
+    counts = batch.counts()
+    assert counts["QUEUED"] > 0 == counts["IN_PROGRESS"], counts
+
+
 def started(ledger: Ledger, before: collections.Counter[str], count: int) -> None:
     assert (ledger.count() - before).total() >= count
 
