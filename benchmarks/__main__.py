@@ -102,9 +102,9 @@ def _positive(text: str) -> int:
 
 def _plan(arguments: argparse.Namespace, rows: frozenset[str]) -> Plan:
     if arguments.quick:
-        plan = Plan(rows, 1, 20_000, 30, 2.0, 1.0, 1.0, 30_000, arguments.soak)
+        plan = Plan(rows, 1, 20_000, 30, 2.0, 1, 1.0, 30_000, arguments.soak)
     else:
-        plan = Plan(rows, 3, 100_000, 100, 6.0, 5.0, 5.0, 1_000_000, arguments.soak)
+        plan = Plan(rows, 3, 100_000, 100, 6.0, 5, 5.0, 1_000_000, arguments.soak)
     said = {name: getattr(arguments, name) for name in ("rounds", "tasks", "million") if getattr(arguments, name)}
     return Plan(**{**vars(plan), **said})
 

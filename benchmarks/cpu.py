@@ -1,17 +1,18 @@
-"""CPU-bound tasks of 5 ms on NexusQ's processes, between two halves of `concurrent.futures.ProcessPoolExecutor`.
+"""CPU-bound tasks of 5 ms on NexusQ's processes and on `concurrent.futures.ProcessPoolExecutor`, in turns.
 
-The same function for both. A machine's speed changes within seconds, so what is compared surrounds the other.
+The same function for both. A machine's speed changes within seconds, so turns are short, and each of NexusQ's is
+compared with the pool's right before and right after it.
 ``python -m benchmarks.cpu PROCESSES`` is the pool, asked as every client is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any
 
 import psutil
 
@@ -23,6 +24,7 @@ from benchmarks.systems import NEXUSQ
 from benchmarks.turns import LOOK_SECONDS, drain
 
 TASK_SECONDS = 0.005
+TURN_SECONDS = 2.5
 QUEUE = "bench-burns"
 POOL = "ProcessPoolExecutor"
 #: The rate is taken between these shares of the tasks: while all processes are there and none has run out of work.
@@ -44,6 +46,7 @@ class Pool:
 
     def submit_burns(self, count: int, units: int) -> None:
         """Submit all calls."""
+        self._finished = 0
         for _ in range(count):
             self._pool.submit(job.burn, units).add_done_callback(self._ended)
 
@@ -56,25 +59,39 @@ class Pool:
         self._finished += 1  # one thread calls all callbacks
 
 
-def measure_cpu(stage: Stage, seconds: float, results: Results) -> None:
-    """Measure both once."""
+def measure_cpu(stage: Stage, turns: int, results: Results) -> None:
+    """Measure both, `turns` times: a value for each turn."""
     processes = len(os.sched_getaffinity(0))
-    units, count = job.units_for(TASK_SECONDS), int(seconds * processes / TASK_SECONDS)
-    halves = [_pool(stage, processes, count // 2, units)]
-    with contextlib.ExitStack() as stack:
-        client = stack.enter_context(stage.nexusq_client(QUEUE))
-        stack.callback(client.ask, "clear")
-        client.ask("submit_burns", count, units)
-        command = stage.nexusq_worker(QUEUE, THREADS, "--processes", str(processes))
-        worker = stack.enter_context(stage.running("burns", command, stage.nexusq_environment))
-        while client.ask("finished") < WINDOW[0] * count and not worker.ended():
-            time.sleep(LOOK_SECONDS)
-        beside = _Beside(stage, worker.process.pid)
-        rate = drain(client, count, worker.ended, WINDOW)
-        beside.end(results)
-    halves.append(_pool(stage, processes, count // 2, units))
-    results.add("cpu", POOL, statistics.mean(halves), "tasks/s", processes=processes, units=units, halves=halves)
-    results.add("cpu", NEXUSQ, rate, "tasks/s", processes=processes, units=units)
+    units, count = job.units_for(TASK_SECONDS), int(TURN_SECONDS * processes / TASK_SECONDS)
+    with stage.client("benchmarks.cpu", [str(processes)]) as pool, stage.nexusq_client(QUEUE) as client:
+        before = _pool_turn(pool, count, units)
+        for _ in range(turns):
+            rate = _nexusq_turn(stage, client, processes, count, units, results)
+            after = _pool_turn(pool, count, units)
+            said: dict[str, Any] = {"processes": processes, "units": units}
+            results.add("cpu", POOL, statistics.mean([before, after]), "tasks/s", **said, around=[before, after])
+            results.add("cpu", NEXUSQ, rate, "tasks/s", **said)
+            before = after
+
+
+def _pool_turn(pool: talk.Remote, count: int, units: int) -> float:
+    pool.ask("submit_burns", count, units)
+    return drain(pool, count, lambda: False, WINDOW)
+
+
+def _nexusq_turn(stage: Stage, client: talk.Remote, processes: int, count: int, units: int, results: Results) -> float:
+    client.ask("submit_burns", count, units)
+    command = stage.nexusq_worker(QUEUE, THREADS, "--processes", str(processes))
+    try:
+        with stage.running("burns", command, stage.nexusq_environment) as worker:
+            while client.ask("finished") < WINDOW[0] * count and not worker.ended():
+                time.sleep(LOOK_SECONDS)
+            beside = _Beside(stage, worker.process.pid)
+            rate = drain(client, count, worker.ended, WINDOW)
+            beside.end(results)
+    finally:
+        client.ask("clear")
+    return rate
 
 
 class _Beside:
@@ -102,12 +119,6 @@ class _Beside:
 
     def _used(self) -> dict[str, float]:
         return {part: sum(map(process_seconds, pids)) for part, pids in self._parts.items()}
-
-
-def _pool(stage: Stage, processes: int, count: int, units: int) -> float:
-    with stage.client("benchmarks.cpu", [str(processes)]) as pool:
-        pool.ask("submit_burns", count, units)
-        return drain(pool, count, lambda: False, WINDOW)
 
 
 if __name__ == "__main__":

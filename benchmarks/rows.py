@@ -35,7 +35,7 @@ class Plan:
     tasks: int
     pings: int
     post_seconds: float
-    cpu_seconds: float
+    cpu_turns: int
     scaling_seconds: float
     million: int
     soak_minutes: float = 0.0
@@ -54,7 +54,7 @@ def run(stage: Stage, systems: Sequence[System], plan: Plan, results: Results) -
         if "post" in plan.rows:
             _try("post", results, lambda: measure_post(stage, plan.post_seconds, results))
         if "cpu" in plan.rows:
-            _try("cpu", results, lambda: measure_cpu(stage, plan.cpu_seconds, results))
+            _try("cpu", results, lambda: measure_cpu(stage, plan.cpu_turns, results))
         _say(f"round {number + 1} of {plan.rounds}", began)
     if "scaling" in plan.rows:
         _try("scaling", results, lambda: measure_scaling(stage, plan.scaling_seconds, results))

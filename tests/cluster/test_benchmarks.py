@@ -19,7 +19,7 @@ from tests.conftest import eventually
 
 def test_a_small_run_measures_nexusq_beside_the_bare_loop() -> None:
     rows = frozenset({"drain", "submit", "latency", "frame", "budget", "post"})
-    plan = Plan(rows, 1, 6000, 5, 0.5, 0.0, 0.0, 0)
+    plan = Plan(rows, 1, 6000, 5, 0.5, 0, 0.0, 0)
     results = Results({}, {})
     systems = [system for system in OWN if system.name in {NEXUSQ, BARE_INLINE}]
 
