@@ -18,8 +18,9 @@ from nexusq_server.seats import Deadlines, Seat
 from nexusq_server.slots import Slots
 from nexusq_server.work import Claimed, Ended
 
-#: Tasks are claimed for about so long ahead, so that no place waits for a claim.
-LOOK_AHEAD_SECONDS = 0.1
+#: Tasks are claimed for about so long ahead, so that no place waits for a claim, and a claim is for many. At a batch's
+#: end one worker may have so much more to do than another.
+LOOK_AHEAD_SECONDS = 0.2
 #: ... but never more than so many for each place, however short they have been lately.
 LOOK_AHEAD_TASKS = 250
 
