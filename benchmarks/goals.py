@@ -163,8 +163,10 @@ def _soak(results: Results) -> Iterator[Verdict]:
     ratio = statistics.median(times.values[1:]) / times.values[0]
     yield Verdict(work, "p99 of the later minutes ≤ 2 × the first's", f"{ratio:.2f} ×", ratio <= 2)
     for part, series in results.rows["soak-memory"].items():
-        # In the first minute it fills: caches, and what Redis keeps.
-        growth = series.values[-1] / series.values[min(1, len(series.values) - 2)]
+        # In the first minute it fills: caches, and what Redis keeps. Later a worker's goes up and down.
+        steady = series.values[min(1, len(series.values) - 2) :]
+        half = len(steady) // 2
+        growth = statistics.median(steady[-half:]) / statistics.median(steady[:half])
         seen = f"{growth:.2f} ×, {series.values[-1]:,.0f} MiB at the end"
         yield Verdict(work, f"{part}: flat memory", seen, growth <= FLAT)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 
 import redis
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 #: How often is looked for what is due, and how much is taken at a time.
 INTERVAL_SECONDS = 0.1
 TAKE = 1000
+#: How often is looked for schedules that are due: cron knows minutes, and each look is a call for every process.
+TICK_SECONDS = 0.5
 #: How often is looked for workers that have died.
 REAP_SECONDS = 2.0
 
@@ -42,7 +45,8 @@ class Scheduler(threading.Thread):
         self._producer: KafkaProducer | None = None
         self._queues: set[str] = set()
         self._ended = threading.Event()
-        self._since_reap = 0.0
+        self._next_tick = time.monotonic()
+        self._next_reap = self._next_tick + REAP_SECONDS
 
     def end(self) -> None:
         """Stop after what is being produced."""
@@ -57,10 +61,12 @@ class Scheduler(threading.Thread):
             try:
                 while self._promote() == TAKE and not self._ended.is_set():
                     pass
-                self._schedules.tick()
-                self._since_reap += INTERVAL_SECONDS
-                if self._since_reap >= REAP_SECONDS:
-                    self._since_reap = 0.0
+                now = time.monotonic()
+                if now >= self._next_tick:
+                    self._next_tick = now + TICK_SECONDS
+                    self._schedules.tick()
+                if now >= self._next_reap:
+                    self._next_reap = now + REAP_SECONDS
                     self._reap()
             except (redis.RedisError, KafkaError) as error:
                 log.warning("what is due waits: %s: %s", type(error).__name__, error)
