@@ -26,7 +26,7 @@ def main() -> int:
     arguments = parser.parse_args()
     rows = _chosen(parser, "--only", arguments.only or ("none" if arguments.soak else "all"), ROWS)
     if arguments.quick and not arguments.only:
-        rows -= {"partitions"}
+        rows -= {"partitions", "scaling"}
     peers = _chosen(parser, "--peers", arguments.peers, tuple(PEERS))
     written = [path.absolute() for path in (arguments.json, arguments.chart, arguments.markdown) if path]
     for path in written:
@@ -102,7 +102,7 @@ def _positive(text: str) -> int:
 
 def _plan(arguments: argparse.Namespace, rows: frozenset[str]) -> Plan:
     if arguments.quick:
-        plan = Plan(rows, 1, 20_000, 30, 2.0, 1, 1.0, 30_000, arguments.soak)
+        plan = Plan(rows, 1, 15_000, 20, 2.0, 1, 1.0, 30_000, arguments.soak)
     else:
         plan = Plan(rows, 3, 100_000, 100, 6.0, 5, 5.0, 1_000_000, arguments.soak)
     said = {name: getattr(arguments, name) for name in ("rounds", "tasks", "million") if getattr(arguments, name)}
