@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nox -s bench --", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="fewer tasks and rounds: three minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer tasks, rounds and rows: three minutes")
     parser.add_argument("--only", help=f"rows to measure: all, none, or some of {','.join(ROWS)}")
     parser.add_argument(
         "--peers", default="all", help=f"peers to compare with: all, none, or some of {','.join(PEERS)}"

@@ -159,14 +159,15 @@ def _soak(results: Results) -> Iterator[Verdict]:
     if times is None or len(times.values) < 2:
         return
     work = f"{len(times.values)} minutes at half of the most"
-    # One minute's is that of its worst six samples: the later ones' median says whether it stays.
+    # One minute's hangs on its few slowest samples: the later ones' median says whether it stays.
     ratio = statistics.median(times.values[1:]) / times.values[0]
     yield Verdict(work, "p99 of the later minutes ≤ 2 × the first's", f"{ratio:.2f} ×", ratio <= 2)
     for part, series in results.rows["soak-memory"].items():
-        # In the first minute it fills: caches, and what Redis keeps. Later a worker's goes up and down.
+        # In the first minute it fills: caches, and what Redis keeps. Later a worker's goes up and down: the line
+        # through all minutes says by how much it grew.
         steady = series.values[min(1, len(series.values) - 2) :]
-        half = len(steady) // 2
-        growth = statistics.median(steady[-half:]) / statistics.median(steady[:half])
+        slope, start = statistics.linear_regression(range(len(steady)), steady)
+        growth = 1 + slope * (len(steady) - 1) / start
         seen = f"{growth:.2f} ×, {series.values[-1]:,.0f} MiB at the end"
         yield Verdict(work, f"{part}: flat memory", seen, growth <= FLAT)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Sequence
 
 import redis
@@ -27,8 +26,6 @@ log = logging.getLogger(__name__)
 #: How often is looked for what is due, and how much is taken at a time.
 INTERVAL_SECONDS = 0.1
 TAKE = 1000
-#: How often is looked for schedules that are due: cron knows minutes, and each look is a call for every process.
-TICK_SECONDS = 0.5
 #: How often is looked for workers that have died.
 REAP_SECONDS = 2.0
 
@@ -45,8 +42,7 @@ class Scheduler(threading.Thread):
         self._producer: KafkaProducer | None = None
         self._queues: set[str] = set()
         self._ended = threading.Event()
-        self._next_tick = time.monotonic()
-        self._next_reap = self._next_tick + REAP_SECONDS
+        self._since_reap = 0.0
 
     def end(self) -> None:
         """Stop after what is being produced."""
@@ -61,12 +57,10 @@ class Scheduler(threading.Thread):
             try:
                 while self._promote() == TAKE and not self._ended.is_set():
                     pass
-                now = time.monotonic()
-                if now >= self._next_tick:
-                    self._next_tick = now + TICK_SECONDS
-                    self._schedules.tick()
-                if now >= self._next_reap:
-                    self._next_reap = now + REAP_SECONDS
+                self._schedules.tick()
+                self._since_reap += INTERVAL_SECONDS
+                if self._since_reap >= REAP_SECONDS:
+                    self._since_reap = 0.0
                     self._reap()
             except (redis.RedisError, KafkaError) as error:
                 log.warning("what is due waits: %s: %s", type(error).__name__, error)

@@ -139,3 +139,28 @@ def test_a_cluster_is_sized_from_what_its_parts_were_seen_to_do() -> None:
     assert ("6", "3", "2") == (billion["worker processes"], billion["API processes"], billion["installations"])
     assert "466 GiB" == billion["Redis, kept 1 day"]
     assert sizing.sizing_table(a_run(nexusq=10_000)) is None
+
+
+def a_soak(times: list[float], memory: list[float]) -> Results:
+    results = a_run()
+    for p99, mib in zip(times, memory, strict=True):
+        results.add("soak-p99", "latency", p99, "ms")
+        results.add("soak-memory", "worker", mib, "MiB")
+    return results
+
+
+@pytest.mark.parametrize(
+    ("times", "memory", "latency_met", "memory_met"),
+    [
+        ([100, 190, 200, 900], [50, 100, 120, 101], True, True),  # one minute stands out
+        ([100, 210, 190, 220], [50, 100, 106, 112], False, False),
+        ([100, 201], [100, 111], False, False),
+        ([100, 200], [100, 110], True, True),
+    ],
+)
+def test_a_soak_is_judged_by_all_its_later_minutes(
+    times: list[float], memory: list[float], latency_met: bool, memory_met: bool
+) -> None:
+    found = judged(a_soak(times, memory))
+
+    assert {"p99 of the later minutes ≤ 2 × the first's": latency_met, "worker: flat memory": memory_met} == found
