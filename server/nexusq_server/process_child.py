@@ -3,6 +3,10 @@
 ``python -m nexusq_server.process_child``: the main thread reads stdin and runs handlers, another one waits for stdin's
 end. Messages are msgpack. It ends when its stdin does: at once while a handler runs, since then its parent has died. It
 must load neither Kafka's client nor Redis's, and a handler must not reach the pipes through 0 and 1.
+
+Tasks may lie in stdin ahead of their time: each is begun once its **token**, a byte with its number, has been taken
+from a socket. Its parent takes tokens too, to have tasks back: whoever gets the byte has the task, and what lies in
+stdin without a token is passed over. What runs, the child itself writes into its slot.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from nexusq_server.clock import now_us
 from nexusq_server.pipes import Inbox, write
 from nexusq_server.registry import Handler, find_handler, load_handlers
 from nexusq_server.runs import attempt, take_note
+from nexusq_server.slots import Slots
 from nexusq_server.work import Ended, failed
 
 _PR_SET_PDEATHSIG = 1
@@ -45,14 +50,19 @@ class Hello(msgspec.Struct, array_like=True):
     path: list[str]  # where the parent looks for modules
     max_result_bytes: int
     tells_memory: bool  # whether its replies are to say how much it holds: to look costs as much as all else of a reply
+    tokens: int  # the socket's file descriptor
+    slots: int  # the page's
+    slot_count: int
+    slot: int
 
 
 class Request(msgspec.Struct, array_like=True):
-    """A task to run."""
+    """A task to run. Comes behind a byte with its number."""
 
     task_id: str
     task_type: str
     attempt: int
+    lease: int  # the number of the lease under which it was claimed
     payload: bytes
 
 
@@ -65,6 +75,8 @@ class Remark(msgspec.Struct, array_like=True):
 
 
 REMARK = b"\xc1"  # the one byte that msgpack never uses
+#: The answer to a request that was not begun, since its lease had run out: it may be another worker's.
+LAPSED = b""
 #: How often a child tells what its handler says.
 REMARK_SECONDS = 0.25
 
@@ -136,6 +148,9 @@ class _Child:
         if hello is None:
             return
         told = msgspec.msgpack.decode(hello, type=Hello)
+        for inherited in (told.tokens, told.slots):
+            os.set_inheritable(inherited, False)
+        slots = Slots(told.slot_count, told.slots)
         self._busy = True  # loading: nobody waits for it once the parent is gone
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
         sys.path[:] = told.path
@@ -144,12 +159,19 @@ class _Child:
         write(self._outbound, b"")
         threading.Thread(target=self._remarks, name="remarks", daemon=True).start()
         decode = msgspec.msgpack.Decoder(Request).decode
-        while (message := inbox.next()) is not None:
+        while token := os.read(told.tokens, 1):
+            while (message := inbox.next()) is not None and not message.startswith(token):
+                pass  # its parent has it back
             self._busy = True
-            if self._orphaned:
+            if self._orphaned or message is None:
                 return
-            ended = self._attempt(decode(message), handlers, told.max_result_bytes)
-            reply = encode(Reply.of(ended, rss_bytes() if told.tells_memory else 0))
+            request = decode(memoryview(message)[1:])
+            if slots.covers(request.lease):
+                slots.start(told.slot, request.task_id)
+                ended = self._attempt(request, handlers, told.max_result_bytes)
+                reply = encode(Reply.of(ended, rss_bytes() if told.tells_memory else 0))
+            else:
+                reply = LAPSED
             self._busy = False
             with contextlib.suppress(BrokenPipeError), self._writing:  # the parent is gone: stdin ends as well
                 self._remark()

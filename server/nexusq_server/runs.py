@@ -173,10 +173,13 @@ class Executor(ABC):
         """Whether the lease of a run lasts; if not, it is out of hand: it may be another worker's."""
         if self._slots.covers(run.lease):
             return True
+        self._lapse(run)
+        return False
+
+    def _lapse(self, run: Claimed) -> None:
         self._in_hand.discard(run)
         self._lapsed.append(run)
         self._freed.set()
-        return False
 
     def _began(self, place: int, run: Claimed) -> None:
         self._running[place] = run
@@ -185,13 +188,16 @@ class Executor(ABC):
     def _ended(self, place: int, run: Claimed, ended: Ended) -> None:
         # The outcome first: a crash right after it charges an attempt; the other way round it would lose one.
         self._on_end(run, ended)
-        self._slots.end(self._first_slot + place)
+        self._vacate(place)
         if run._said is not None and (note := take_note(run)) is not None:
             self._last_notes.append(note)
-        self._running[place] = None
         self._in_hand.discard(run)
         if len(self._in_hand) < self._enough and not self._freed.is_set():
             self._freed.set()
+
+    def _vacate(self, place: int) -> None:
+        self._slots.end(self._first_slot + place)
+        self._running[place] = None
 
 
 def attempt(task: CurrentTask, handler: Handler, payload: Any, limit: timedelta | None, max_bytes: int) -> Ended:

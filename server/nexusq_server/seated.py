@@ -46,6 +46,7 @@ class SeatedExecutor(Executor):
         self._busy = [0] * len(seats)
         self._window = (0, 0, time.monotonic())  # ended, busy µs, when the look-ahead was last reckoned
         self._ahead = 0
+        self._mean = float("inf")  # how long a task took lately, in seconds, as far as is known
 
     def free(self) -> int:
         """Give how many tasks to claim now: the free places, and a short look-ahead from recent durations.
@@ -107,10 +108,10 @@ class SeatedExecutor(Executor):
         if now - when >= LOOK_AHEAD_SECONDS:
             total, total_busy = sum(self._ended_count), sum(self._busy)
             if total > ended:
-                mean = max((total_busy - busy) / (total - ended) / 1e6, 1e-6)
-                self._ahead = min(int(LOOK_AHEAD_SECONDS / mean), LOOK_AHEAD_TASKS) * self.places
+                self._mean = max((total_busy - busy) / (total - ended) / 1e6, 1e-6)
             elif self._in_hand:
                 # Nothing ended for a while although something runs: whatever was quick is so no more.
-                self._ahead = 0
+                self._mean = float("inf")
+            self._ahead = min(int(LOOK_AHEAD_SECONDS / self._mean), LOOK_AHEAD_TASKS) * self.places
             self._window = (total, total_busy, now)
         return self._ahead

@@ -60,6 +60,7 @@ class Slots:
         """Say that `slot` runs a task from now on."""
         at = _HEADER_BYTES + slot * SLOT_BYTES
         name = task_id.encode()
+        self._page[at] = 0  # what is there may be another task's
         self._page[at + 1 : at + 1 + len(name)] = name
         self._page[at] = len(name)
 

@@ -200,3 +200,27 @@ def go_on_after(mark: str) -> str:
     program = f"import os, time; open({mark!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     subprocess.run([sys.executable, "-c", program], check=False)
     return "to the end"
+
+
+@task("JOT")
+def jot(path: str, word: str, seconds: float = 0.0, pad: str = "") -> str:
+    """Write a line when it begins."""
+    with Path(path).open("a") as file:
+        file.write(f"{word}\n")
+    time.sleep(seconds)
+    return word
+
+
+@task("JOT_AND_WAIT")
+def jot_and_wait(path: str, word: str, until: str) -> str:
+    """Write a line, then wait until a file is there."""
+    jot(path, word)
+    while not Path(until).exists():
+        time.sleep(0.001)
+    return word
+
+
+@task("JOT_AND_DIE")
+def jot_and_die(path: str, word: str) -> None:
+    jot(path, word)
+    os.kill(os.getpid(), signal.SIGKILL)
