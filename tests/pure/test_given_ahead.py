@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,11 +25,13 @@ from nexusq_server.slots import Slots
 from nexusq_server.work import Claimed
 from tests.conftest import eventually
 from tests.pure import executor_handlers as handlers
-from tests.pure.executor_harness import MAX_RESULT, Ends, claimed, handler, value, wait_idle
+from tests.pure.executor_harness import Ends, claimed, handler, run, value, wait_idle
 from tests.pure.test_process_pool import ENVIRONMENT, wait_gone
 
 #: So many that a child has all that it may have at hand, and others wait.
 MANY = 4 * HAND_TASKS
+#: More than a pipe holds.
+LARGEST = 100_000
 
 
 class Jots:
@@ -92,7 +96,7 @@ def make(tmp_path: Path) -> Iterator[Callable[[int], Jots]]:
 
     def make(processes: int) -> Jots:
         ends = Ends()
-        pool = ProcessExecutor(processes, ends.slots, 0, ends, MAX_RESULT, environment=ENVIRONMENT)
+        pool = ProcessExecutor(processes, ends.slots, 0, ends, LARGEST, environment=ENVIRONMENT)
         made.append(Jots(tmp_path / "jots", ends, pool))
         made[-1].warm_up()
         return made[-1]
@@ -204,6 +208,26 @@ def test_nothing_at_hand_begins_once_its_lease_has_run_out(make: Callable[[int],
     assert [word(head)] == jots.ran()
 
 
+def test_what_a_frozen_child_was_given_is_run_once_it_goes_on(make: Callable[[int], Jots]) -> None:
+    # given a child that is frozen before it begins what it was given
+    jots = make(1)
+    child = value(run(jots.pool, jots.ends, handlers.who))["pid"]
+    wait_idle(jots.pool)
+    os.kill(child, signal.SIGSTOP)
+    tasks = jots.many()
+
+    # when one of them is cancelled
+    assert jots.pool.cancel(tasks[1].id)
+
+    # then it alone has ended, and the others run once the child goes on
+    assert Status.CANCELLED is jots.ends.of(tasks[1]).status
+    assert [] == jots.ran()
+    os.kill(child, signal.SIGCONT)
+    others = [tasks[0], *tasks[2:]]
+    assert {Status.COMPLETED} == {jots.ends.of(task).status for task in others}
+    assert sorted(map(word, others)) == sorted(jots.ran())
+
+
 def test_a_task_with_a_limit_has_its_turn_and_its_limit_among_others(make: Callable[[int], Jots]) -> None:
     # given short tasks, and among them one with a limit that is too long for it, and one that keeps to it
     jots = make(1)
@@ -221,14 +245,15 @@ def test_a_task_with_a_limit_has_its_turn_and_its_limit_among_others(make: Calla
 
 
 def test_large_payloads_and_results_pass_among_small_ones(make: Callable[[int], Jots]) -> None:
-    # given tasks whose payloads do not fit into a pipe, others whose results together do not, and small ones
-    jots = make(1)
+    # given tasks whose payloads or results do not fit into a pipe, and small ones, in any order
+    jots, rng = make(1), random.Random(1)
     tasks = []
-    for number in range(MANY):
-        tasks += [jots.start(), claimed(handlers.jot, path=str(jots.path), word=f"{number} {'x' * (MAX_RESULT - 99)}")]
+    for number in range(2 * MANY):
+        kind = rng.choice(["small", "payload", "result"])
+        text = f"{number} {'x' * (LARGEST - 99 if kind == 'result' else 0)}"
+        pad = "x" * (3 * LARGEST if kind == "payload" else 0)
+        tasks.append(claimed(handlers.jot, path=str(jots.path), word=text, pad=pad))
         jots.pool.start(tasks[-1], handler(handlers.jot))
-        if number % HAND_TASKS == 0:
-            tasks.append(jots.start(pad="x" * 300_000))
 
     # then all end
     assert {Status.COMPLETED} == {jots.ends.of(task).status for task in tasks}
