@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 #: A child has what it does in so long, but so many tasks at the most, and only small ones: they must fit into a pipe,
 #: or parent and child would wait for each other.
-HAND_SECONDS, HAND_TASKS, HAND_BYTES = 0.05, 8, 4096
+HAND_SECONDS, HAND_TASKS, HAND_BYTES = 0.05, 8, 2048
 #: It is heard so long after it was given work, at the most, while there is more; and what it has not begun is taken
 #: back once it has been silent for so long: the others may have nothing to do.
 HEAR_SECONDS, SILENT_SECONDS = 0.02, 0.1
