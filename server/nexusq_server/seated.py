@@ -105,13 +105,16 @@ class SeatedExecutor(Executor):
     def _look_ahead(self) -> int:
         ended, busy, when = self._window
         now = time.monotonic()
-        if now - when >= LOOK_AHEAD_SECONDS:
+        due = now - when >= LOOK_AHEAD_SECONDS
+        if due or not self._ahead:
             total, total_busy = sum(self._ended_count), sum(self._busy)
-            if total > ended:
-                self._mean = max((total_busy - busy) / (total - ended) / 1e6, 1e-6)
-            elif self._in_hand:
-                # Nothing ended for a while although something runs: whatever was quick is so no more.
-                self._mean = float("inf")
-            self._ahead = min(int(LOOK_AHEAD_SECONDS / self._mean), LOOK_AHEAD_TASKS) * self.places
-            self._window = (total, total_busy, now)
+            # Where nothing is claimed ahead yet, it is as soon as as many have ended as run at once.
+            if due or total >= ended + self.places:
+                if total > ended:
+                    self._mean = max((total_busy - busy) / (total - ended) / 1e6, 1e-6)
+                elif self._in_hand:
+                    # Nothing ended for a while although something runs: whatever was quick is so no more.
+                    self._mean = float("inf")
+                self._ahead = min(int(LOOK_AHEAD_SECONDS / self._mean), LOOK_AHEAD_TASKS) * self.places
+                self._window = (total, total_busy, now)
         return self._ahead
